@@ -1,0 +1,1 @@
+"""The workloads, one family per file; `catalogue` lists them all."""

@@ -1,0 +1,1 @@
+"""shardd: a NATS server that spreads over every core of a host."""

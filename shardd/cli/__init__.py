@@ -1,0 +1,1 @@
+"""The command line: nats-server flags, and the small client commands."""

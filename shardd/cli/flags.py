@@ -1,0 +1,227 @@
+"""The flags of `shardd start`: nats-server's, in every spelling that Go's flag package allows.
+
+One or two dashes, `-flag value` and `-flag=value`, booleans without a value or as `-D=false`, and
+parsing that stops at the first word that is no flag. `normalise` turns all of that into one
+spelling, `--name=value`, which an ordinary option parser understands; it has no other effect.
+What each flag is called, takes and means is in the tables; the usage text is made from them.
+"""
+
+import enum
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shardd.errors import ConfigError, ShardError
+
+_INT64_MIN: Final = -(2**63)
+_INT64_MAX: Final = 2**63 - 1
+_ASKING: Final = ("help", "version")  # flags that ask for a text instead of a start
+
+# Go's spellings; an upper-case YES is none.
+_BOOLEANS: Final = {
+    **dict.fromkeys(("1", "t", "T", "true", "TRUE", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "false", "FALSE", "False"), False),
+}
+_INTEGER: Final = re.compile(
+    r"[+-]?(?:0[xX](?:_?[0-9a-fA-F])+|0[bB](?:_?[01])+|0[oO](?:_?[0-7])+|[0-9](?:_?[0-9])*)",
+    re.ASCII,
+)
+
+
+class FlagError(ShardError):
+    """A flag that cannot be read: as nats-server does, this and the usage are printed, code 0."""
+
+
+class Kind(enum.Enum):
+    """What a flag takes."""
+
+    BOOLEAN = "boolean"
+    INTEGER = "integer"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag. The first name is the canonical one, without dashes, as are all."""
+
+    names: tuple[str, ...]
+    kind: Kind
+    text: str
+    argument: str = ""
+    # Options that a flag stands for when it is none of its own: -DV is --debug and --trace.
+    stands_for: tuple[str, ...] = ()
+
+
+SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
+    "Server Options": (
+        Flag(("addr", "a", "net"), Kind.TEXT, "Bind to this address (default: 0.0.0.0)", "host"),
+        Flag(("port", "p"), Kind.INTEGER, "Port for clients (default: 4222, -1: any)", "port"),
+        Flag(("name", "n", "server_name"), Kind.TEXT, "Server name (default: its id)", "name"),
+        Flag(("pid", "P"), Kind.TEXT, "File to write the process id to", "file"),
+        Flag(("client_advertise",), Kind.TEXT, "Address to tell clients", "host[:port]"),
+        Flag(("ports_file_dir",), Kind.TEXT, "Directory for a file with the ports in use", "dir"),
+        Flag(("workers",), Kind.INTEGER, "Worker processes (default: one per core)", "count"),
+        Flag(("pin",), Kind.BOOLEAN, "Pin each worker to a core (default: false)"),
+        Flag(("set",), Kind.TEXT, "One setting under its configuration name", "key=value"),
+    ),
+    "Logging Options": (
+        Flag(("log", "l"), Kind.TEXT, "File to log to (default: standard error)", "file"),
+        Flag(("logtime", "T"), Kind.BOOLEAN, "Put the time on log lines (default: true)"),
+        Flag(("logtime_utc",), Kind.BOOLEAN, "Log times in UTC (default: false)"),
+        Flag(("debug", "D"), Kind.BOOLEAN, "Log what developers want to know"),
+        Flag(("trace", "V"), Kind.BOOLEAN, "Log the protocol itself"),
+        Flag(("VV",), Kind.BOOLEAN, "The same as -V", stands_for=("trace",)),
+        Flag(("DV",), Kind.BOOLEAN, "Debug and trace", stands_for=("debug", "trace")),
+        Flag(("DVV",), Kind.BOOLEAN, "The same as -DV", stands_for=("debug", "trace")),
+    ),
+    "Common Options": (
+        Flag(("help", "h"), Kind.BOOLEAN, "Show this text"),
+        Flag(("version", "v"), Kind.BOOLEAN, "Show the version"),
+    ),
+}
+
+# nats-server's flags that this version refuses. The text says what they would be for.
+NOT_SERVED: Final = (
+    Flag(("config", "c"), Kind.TEXT, "configuration file"),
+    Flag(("t",), Kind.BOOLEAN, "configuration test"),
+    Flag(("signal", "sl"), Kind.TEXT, "signals by command line"),
+    Flag(("http_port", "m"), Kind.INTEGER, "monitoring"),
+    Flag(("https_port", "ms"), Kind.INTEGER, "monitoring"),
+    Flag(("syslog", "s"), Kind.BOOLEAN, "syslog"),
+    Flag(("remote_syslog", "r"), Kind.TEXT, "syslog"),
+    Flag(("log_size_limit",), Kind.INTEGER, "log rotation by size"),
+    Flag(("max_traced_msg_len",), Kind.INTEGER, "shortened traces"),
+    Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
+    Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),
+    Flag(("user",), Kind.TEXT, "authorization"),
+    Flag(("pass",), Kind.TEXT, "authorization"),
+    Flag(("auth",), Kind.TEXT, "authorization"),
+    Flag(("tls",), Kind.BOOLEAN, "TLS"),
+    Flag(("tlscert",), Kind.TEXT, "TLS"),
+    Flag(("tlskey",), Kind.TEXT, "TLS"),
+    Flag(("tlsverify",), Kind.BOOLEAN, "TLS"),
+    Flag(("tlscacert",), Kind.TEXT, "TLS"),
+    Flag(("help_tls",), Kind.BOOLEAN, "TLS"),
+    Flag(("routes",), Kind.TEXT, "clustering"),
+    Flag(("cluster",), Kind.TEXT, "clustering"),
+    Flag(("cluster_name",), Kind.TEXT, "clustering"),
+    Flag(("cluster_listen",), Kind.TEXT, "clustering"),
+    Flag(("cluster_advertise",), Kind.TEXT, "clustering"),
+    Flag(("no_advertise",), Kind.BOOLEAN, "clustering"),
+    Flag(("connect_retries",), Kind.INTEGER, "clustering"),
+    Flag(("profile",), Kind.INTEGER, "profiling over HTTP"),
+)
+
+_FLAGS: Final[Mapping[str, Flag]] = {
+    name: flag for flags in (*SERVED.values(), NOT_SERVED) for flag in flags for name in flag.names
+}
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """The same command line as `--name=value` words only, in the order given.
+
+    Asked for help or the version, it is `--help` or `--version` alone. Raises FlagError for what
+    cannot be read, ConfigError for a flag that is not served and for a word that is no flag.
+    """
+    given, rest = _read(argv)
+    wanted = {flag.names[0]: value == "true" for flag, _, value in given}
+    asked = [name for name in ("version", "help") if wanted.get(name)]
+    if not asked and rest:  # nats-server takes these two as words also
+        asked = [name for name in ("version", "help") if rest[0].lower() == name]
+    if asked:
+        return [f"--{asked[0]}"]
+    if rest:
+        raise ConfigError(f'unrecognized command: "{rest[0]}"')
+    words: list[str] = []
+    for flag, spelling, value in given:
+        is_switched_off = flag.kind is Kind.BOOLEAN and value == "false"
+        if flag in NOT_SERVED:
+            if not is_switched_off:
+                raise ConfigError(f"this version of shardd does not serve {spelling} ({flag.text})")
+        elif flag.stands_for:
+            if not is_switched_off:
+                words += [f"--{option}=true" for option in flag.stands_for]
+        elif flag.names[0] not in _ASKING:
+            words.append(f"--{flag.names[0]}={value}")
+    return words
+
+
+def _read(argv: Sequence[str]) -> tuple[list[tuple[Flag, str, str]], Sequence[str]]:
+    """The flags with their spelling and canonical value, and the words from the first non-flag."""
+    given: list[tuple[Flag, str, str]] = []
+    index = 0
+    while index < len(argv):
+        word = argv[index]
+        if len(word) < 2 or not word.startswith("-"):
+            break
+        index += 1
+        if word == "--":
+            break
+        name, value = _split(word)
+        flag = _FLAGS.get(name)
+        if flag is None:
+            raise FlagError(f"flag provided but not defined: -{name}")
+        if value is None and flag.kind is Kind.BOOLEAN:
+            value = "true"
+        elif value is None:
+            if index == len(argv):
+                raise FlagError(f"flag needs an argument: -{name}")
+            value = argv[index]
+            index += 1
+        given.append((flag, word.partition("=")[0], _canonical_value(flag, name, value)))
+    return given, argv[index:]
+
+
+def usage() -> str:
+    """What `shardd start --help` prints."""
+    lines = ["", "Usage: shardd start [options]", ""]
+    for section, flags in SERVED.items():
+        lines.append(f"{section}:")
+        lines += [f"    {_spellings(flag):<32} {flag.text}" for flag in flags]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _split(word: str) -> tuple[str, str | None]:
+    """A flag's name, and its value if it stands in the same word."""
+    name, equals, value = word[2 if word.startswith("--") else 1 :].partition("=")
+    if not name or name.startswith("-"):
+        raise FlagError(f"bad flag syntax: {word}")
+    return name, value if equals else None
+
+
+def _canonical_value(flag: Flag, name: str, value: str) -> str:
+    if flag.kind is Kind.BOOLEAN:
+        if value not in _BOOLEANS:
+            raise FlagError(f'invalid boolean value "{value}" for -{name}: parse error')
+        return "true" if _BOOLEANS[value] else "false"
+    if flag.kind is Kind.INTEGER:
+        return str(_integer(name, value))
+    return value
+
+
+def _integer(name: str, value: str) -> int:
+    """An integer as Go reads it: 0x, 0o, 0b and plain 0 for octal, underscores between digits."""
+    if not _INTEGER.fullmatch(value):
+        raise FlagError(f'invalid value "{value}" for flag -{name}: parse error')
+    digits = value.lstrip("+-").lower()
+    is_octal = len(digits) > 1 and digits[0] == "0" and digits[1] in "01234567_"
+    try:
+        number = int(digits.replace("_", ""), 8 if is_octal else 0)
+    except ValueError:  # 08, or more digits than Python converts
+        raise FlagError(f'invalid value "{value}" for flag -{name}: parse error') from None
+    if value.startswith("-"):
+        number = -number
+    if not _INT64_MIN <= number <= _INT64_MAX:
+        raise FlagError(f'invalid value "{value}" for flag -{name}: value out of range')
+    return number
+
+
+def _spellings(flag: Flag) -> str:
+    """`-p, --port <port>`: the short name first."""
+    names = sorted(flag.names, key=lambda name: len(name) > 1)
+    dashed = ", ".join(
+        f"-{name}" if len(name) == 1 or name.isupper() else f"--{name}" for name in names
+    )
+    return f"{dashed} <{flag.argument}>" if flag.argument else dashed

@@ -1,0 +1,51 @@
+"""The command `shardd`: its subcommands, and how they end.
+
+Every failure is one line on standard error, `shardd: ...`, and exit code 1.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from shardd.cli import commands, start
+from shardd.errors import ExitCode, InternalError, ShardError
+from shardd.version import SHARDD_VERSION
+
+INTERRUPTED: Final = 130  # as a shell reports SIGINT
+
+
+@click.group(
+    name="shardd",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(SHARDD_VERSION, "-v", "--version", message="shardd: v%(version)s")
+@click.pass_context
+def group(context: click.Context) -> None:
+    """A NATS server that uses every core of a host, and small clients to try it with."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+group.add_command(start.command)
+group.add_command(commands.pub)
+group.add_command(commands.sub)
+group.add_command(commands.request)
+group.add_command(commands.reply)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    try:
+        code = group.main(argv, prog_name="shardd", standalone_mode=False)
+    except ShardError as error:
+        click.echo(f"shardd: {error}", err=True)
+        is_ours = isinstance(error, InternalError)
+        return ExitCode.SUPERVISOR_FAULT if is_ours else ExitCode.CONFIGURATION
+    except click.ClickException as error:
+        click.echo(f"shardd: {error.format_message()}", err=True)
+        return ExitCode.CONFIGURATION
+    except click.Abort:
+        return INTERRUPTED
+    return code if isinstance(code, int) else ExitCode.CLEAN

@@ -1,0 +1,269 @@
+"""The configuration object: one frozen `Config`, whoever made it.
+
+Values come from flags, from `--set KEY=VALUE` and, in tests, from keywords. A `Config` holds what
+is in force: what nats-server reads as "use the default" (a port of 0, a max_payload of 0, an empty
+name) is replaced when the object is made, so no reader has to think of it. `validate` checks what
+has to hold before a server may start and names the setting that does not.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shardd import limits
+from shardd.errors import ConfigError
+from shardd.values import parse_boolean, parse_duration, parse_size, split_host_port
+
+PORT_ANY: Final = -1  # the operating system chooses
+_PORT_MAX: Final = 65_535
+_INT32_MAX: Final = 2**31 - 1  # where nats-server keeps max_payload and max_control_line
+_SUBSCRIPTION_TOKENS_MAX: Final = 255  # nats-server keeps it in one byte
+_RING_BYTES_MAX: Final = 1 << 30  # each process maps every ring twice in a row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What the operator asked for. Made once by the parent process and inherited by the fork."""
+
+    # where clients come in
+    host: str = limits.HOST
+    port: int = limits.PORT
+    server_name: str | None = None
+    client_advertise: str | None = None
+    # processes
+    workers: int | None = None  # None: one per core that this process may use
+    pin: bool = False
+    ring_bytes: int = limits.RING_BYTES
+    heartbeat_silence_s: float = limits.HEARTBEAT_SILENCE_S
+    # log and files
+    debug: bool = False
+    trace: bool = False
+    logtime: bool = True
+    logtime_utc: bool = False
+    log_file: str | None = None
+    pid_file: str | None = None
+    ports_file_dir: str | None = None
+    # limits of connections
+    max_connections: int = limits.CONNECTIONS_MAX  # zero or less refuses everybody
+    max_payload: int = limits.PAYLOAD_BYTES_MAX  # -1: no limit
+    max_pending: int = limits.PENDING_BYTES_MAX
+    max_control_line: int = limits.CONTROL_LINE_BYTES_MAX
+    max_subscriptions: int = limits.SUBSCRIPTIONS_MAX  # 0: no limit
+    max_subscription_tokens: int = 0  # 0: no limit
+    ping_interval_s: float = limits.PING_INTERVAL_S
+    ping_max: int = limits.PINGS_OUT_MAX
+    write_deadline_s: float = limits.WRITE_DEADLINE_S
+    auth_timeout_s: float = limits.AUTH_TIMEOUT_S
+    no_header_support: bool = False
+    no_fast_producer_stall: bool = False
+
+    def __post_init__(self) -> None:
+        """Replaces what stands for a default by the default."""
+        for field in _ZERO_IS_DEFAULT:
+            if not getattr(self, field):
+                object.__setattr__(self, field, _DEFAULTS[field])
+        for field in _EMPTY_IS_NONE:
+            if getattr(self, field) == "":
+                object.__setattr__(self, field, None)
+        if self.host.startswith("[") and self.host.endswith("]"):
+            object.__setattr__(self, "host", self.host[1:-1])
+        object.__setattr__(self, "max_payload", max(self.max_payload, -1))
+        object.__setattr__(self, "max_subscriptions", max(self.max_subscriptions, 0))
+
+    @property
+    def worker_count(self) -> int:
+        """Workers to start: what was asked for, or one per usable core."""
+        if self.workers is not None:
+            return self.workers
+        return min(len(os.sched_getaffinity(0)), limits.WORKERS_MAX)
+
+    def advertised(self, host: str, port: int) -> tuple[str, int]:
+        """What INFO tells clients: `client_advertise` if set, else the address listened on."""
+        if self.client_advertise is None:
+            return host, port
+        return split_host_port(self.client_advertise, port)
+
+    def with_setting(self, key: str, value: str) -> "Config":
+        """The same configuration with one setting read from text, under nats-server's key names."""
+        setting = _SETTINGS.get(key.lower())
+        if setting is None:
+            if key.lower() in _NOT_SERVED:
+                raise ConfigError(f"{key}: this version of shardd does not serve this setting")
+            raise ConfigError(f'unknown setting "{key}"')
+        try:
+            return dataclasses.replace(self, **setting(value))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from None
+
+    def validate(self) -> None:
+        """Raises ConfigError, one line, for the first thing that cannot be."""
+        self._validate_address()
+        self._validate_processes()
+        self._validate_limits()
+        self._validate_times()
+
+    def _validate_address(self) -> None:
+        if self.port != PORT_ANY:
+            _require_range("port", self.port, 1, _PORT_MAX, " (-1: any free port)")
+        _require_plain("host", self.host)
+        if self.server_name is not None:
+            _require_plain("server_name", self.server_name)
+        if self.client_advertise is not None:
+            _require_plain("client_advertise", self.client_advertise)
+            try:
+                host, _ = split_host_port(self.client_advertise, limits.PORT)
+            except ValueError as error:
+                raise ConfigError(f"client_advertise: {error}") from None
+            if not host:
+                raise ConfigError(f'client_advertise: "{self.client_advertise}" names no host')
+        for field in ("log_file", "pid_file", "ports_file_dir"):
+            if "\0" in (getattr(self, field) or ""):
+                raise ConfigError(f"{field}: a path cannot hold a NUL byte")
+
+    def _validate_processes(self) -> None:
+        if self.workers is not None:
+            _require_range("workers", self.workers, 1, limits.WORKERS_MAX)
+        _require_range("ring_size", self.ring_bytes, limits.RING_BYTES_MIN, _RING_BYTES_MAX)
+        if self.ring_bytes & (self.ring_bytes - 1):
+            raise ConfigError(f"ring_size: {self.ring_bytes} is not a power of two")
+        shortest = 2 * limits.HEARTBEAT_S  # a worker must be able to miss one beat
+        if not self.heartbeat_silence_s >= shortest:
+            raise ConfigError(f"heartbeat_silence: must be at least {shortest:g} seconds")
+
+    def _validate_limits(self) -> None:
+        _require_range("max_payload", self.max_payload, -1, _INT32_MAX)
+        _require_range("max_control_line", self.max_control_line, 1, _INT32_MAX)
+        _require_range(
+            "max_subscription_tokens", self.max_subscription_tokens, 0, _SUBSCRIPTION_TOKENS_MAX
+        )
+        _require_range("ping_max", self.ping_max, 1, _INT32_MAX)
+        if self.max_pending < 1:
+            raise ConfigError("max_pending: must be positive")
+        if self.max_payload > self.max_pending:
+            raise ConfigError(
+                f"max_payload ({self.max_payload}) cannot be higher than"
+                f" max_pending ({self.max_pending})"
+            )
+
+    def _validate_times(self) -> None:
+        for key, seconds in (
+            ("ping_interval", self.ping_interval_s),
+            ("write_deadline", self.write_deadline_s),
+            ("auth_timeout", self.auth_timeout_s),
+        ):
+            if not seconds > 0:
+                raise ConfigError(f"{key}: must be positive")
+
+
+def _require_range(key: str, value: int, lowest: int, highest: int, note: str = "") -> None:
+    if not lowest <= value <= highest:
+        raise ConfigError(f"{key}: {value} is not between {lowest} and {highest}{note}")
+
+
+def _require_plain(key: str, value: str) -> None:
+    """Refuses what would not survive in INFO, in a URL or in a log line."""
+    if not value.isprintable() or " " in value:
+        raise ConfigError(f"{key}: cannot contain spaces or unprintable characters")
+
+
+_DEFAULTS: Final[Mapping[str, object]] = {
+    field.name: field.default for field in dataclasses.fields(Config)
+}
+# Where zero, or an empty text, means the default (seen on nats-server).
+_ZERO_IS_DEFAULT: Final = (
+    "host",
+    "port",
+    "max_payload",
+    "max_pending",
+    "max_control_line",
+    "ping_interval_s",
+    "ping_max",
+    "write_deadline_s",
+    "auth_timeout_s",
+)
+_EMPTY_IS_NONE: Final = (
+    "server_name",
+    "client_advertise",
+    "log_file",
+    "pid_file",
+    "ports_file_dir",
+)
+
+Setting = Callable[[str], dict[str, Any]]  # a value's text to the fields that it sets
+
+
+def _setting(field: str, parse: Callable[[str], object]) -> Setting:
+    return lambda text: {field: parse(text)}
+
+
+def _listen(text: str) -> dict[str, Any]:
+    """`listen` takes a port alone, or host and port."""
+    host, colon, port = text.rpartition(":")
+    if not colon or host.endswith(":"):  # "4222", or a bare IPv6 address
+        return {"port": parse_size(text)}
+    return {"host": host, "port": parse_size(port)} if host else {"port": parse_size(port)}
+
+
+def _trace_verbose(text: str) -> dict[str, Any]:
+    """There is no system account whose traffic it could add, so it only switches tracing on."""
+    return {"trace": True} if parse_boolean(text) else {}
+
+
+def _workers(text: str) -> dict[str, Any]:
+    return {"workers": None if text.lower() == "auto" else parse_size(text)}
+
+
+_SETTINGS: Final[Mapping[str, Setting]] = {
+    "listen": _listen,
+    "host": _setting("host", str),
+    "net": _setting("host", str),
+    "port": _setting("port", parse_size),
+    "server_name": _setting("server_name", str),
+    "client_advertise": _setting("client_advertise", str),
+    "debug": _setting("debug", parse_boolean),
+    "trace": _setting("trace", parse_boolean),
+    "trace_verbose": _trace_verbose,
+    "logtime": _setting("logtime", parse_boolean),
+    "logtime_utc": _setting("logtime_utc", parse_boolean),
+    "log_file": _setting("log_file", str),
+    "logfile": _setting("log_file", str),
+    "pid_file": _setting("pid_file", str),
+    "pidfile": _setting("pid_file", str),
+    "ports_file_dir": _setting("ports_file_dir", str),
+    "max_connections": _setting("max_connections", parse_size),
+    "max_conn": _setting("max_connections", parse_size),
+    "max_payload": _setting("max_payload", parse_size),
+    "max_pending": _setting("max_pending", parse_size),
+    "max_control_line": _setting("max_control_line", parse_size),
+    "max_subscriptions": _setting("max_subscriptions", parse_size),
+    "max_subs": _setting("max_subscriptions", parse_size),
+    "max_subscription_tokens": _setting("max_subscription_tokens", parse_size),
+    "max_sub_tokens": _setting("max_subscription_tokens", parse_size),
+    "ping_interval": _setting("ping_interval_s", parse_duration),
+    "ping_max": _setting("ping_max", parse_size),
+    "write_deadline": _setting("write_deadline_s", parse_duration),
+    "authorization.timeout": _setting("auth_timeout_s", parse_duration),
+    "auth_timeout": _setting("auth_timeout_s", parse_duration),
+    "no_header_support": _setting("no_header_support", parse_boolean),
+    "no_fast_producer_stall": _setting("no_fast_producer_stall", parse_boolean),
+    # shardd's own
+    "workers": _workers,
+    "pin": _setting("pin", parse_boolean),
+    "ring_size": _setting("ring_bytes", parse_size),
+    "heartbeat_silence": _setting("heartbeat_silence_s", parse_duration),
+}
+
+# nats-server's settings that a user may try and that deserve a better answer than "unknown".
+_NOT_SERVED: Final = frozenset(
+    (
+        "trace_headers log_size_limit log_max_num syslog remote_syslog prof_port"
+        " http https http_port monitor_port https_port http_base_path max_traced_msg_len"
+        " max_closed_clients write_timeout lame_duck_duration lame_duck_grace_period no_auth_user"
+        " system_account system no_system_account disable_sublist_cache proxy_protocol proxies"
+        " connect_error_reports reconnect_error_reports server_tags server_metadata feature_flags"
+        " mappings maps accounts allow_non_tls authorization tls cluster gateway leafnodes leaf"
+        " jetstream websocket mqtt operator resolver resolver_preload include"
+    ).split()
+)

@@ -1,0 +1,69 @@
+"""Every bound, size and time of the server, with its unit in the name and one reason each.
+
+What a client or an operator can notice has nats-server's default (fact: its documented
+configuration); what is shardd's own says why it has the value it has.
+"""
+
+from typing import Final
+
+# --- nats-server's defaults -------------------------------------------------------------------
+PORT: Final = 4222
+HOST: Final = "0.0.0.0"
+CONNECTIONS_MAX: Final = 65_536
+PAYLOAD_BYTES_MAX: Final = 1_048_576
+PENDING_BYTES_MAX: Final = 64 * 1_048_576
+CONTROL_LINE_BYTES_MAX: Final = 4096
+SUBSCRIPTIONS_MAX: Final = 0  # 0: no limit
+PING_INTERVAL_S: Final = 120.0
+PINGS_OUT_MAX: Final = 2
+FIRST_PING_S: Final = 2.0  # after CONNECT, plus up to a fifth at random
+WRITE_DEADLINE_S: Final = 10.0
+AUTH_TIMEOUT_S: Final = 2.0
+ACCEPT_BACKOFF_S_MIN: Final = 0.010
+ACCEPT_BACKOFF_S_MAX: Final = 1.0
+
+# A producer is held back once a consumer of its messages has this share of its limit queued.
+STALL_SHARE: Final = 0.75
+STALL_S: Final = 0.002
+STALL_OVER_LIMIT_S: Final = 0.005
+STALL_S_MAX: Final = 0.010  # for one read of one producer
+
+# --- shardd's own -----------------------------------------------------------------------------
+# One process is one bit of a 64-bit mask; four are left for the router and a streaming pool.
+PROCESSES_MAX: Final = 64
+WORKERS_MAX: Final = 60
+
+# One ring per process. Large enough that a consumer may pause for a few milliseconds under full
+# load, small enough to stay in a shared last-level cache.
+RING_BYTES: Final = 4 * 1_048_576
+RING_BYTES_MIN: Final = 65_536
+# The longest record in a ring is this share of it (precedent: Aeron); longer messages go by ZeroMQ.
+RING_RECORD_SHARE: Final = 8
+# A batch is published at this size at the latest, so that consumers start before it is complete.
+BATCH_BYTES: Final = 32_768
+# Messages too large for the ring, sent and not yet consumed. Beyond it publishers pause.
+OVERSIZE_BYTES_MAX: Final = 64 * 1_048_576
+
+# One read buffer per worker; what one connection may hand in before the others have their turn.
+READ_BYTES: Final = 131_072
+# Output is kept in chunks of this size, which go back to a pool when they have been written.
+CHUNK_BYTES: Final = 65_536
+# A peer with this much queued is written to at once, in the middle of a pass.
+EAGER_FLUSH_BYTES: Final = 262_144
+
+# The match cache: results kept, and bytes they may take, per process.
+MATCH_CACHE_ENTRIES: Final = 32_768
+MATCH_CACHE_BYTES_MAX: Final = 64 * 1_048_576
+
+# Entries of a snapshot of interest that travel in one message: a few milliseconds of work.
+SNAPSHOT_ENTRIES: Final = 4096
+
+# Supervision. A worker beats every tick; one that is silent for the whole limit is killed.
+HEARTBEAT_S: Final = 0.25
+HEARTBEAT_SILENCE_S: Final = 5.0
+BOOT_S_MAX: Final = 10.0  # from fork to ready
+RESTART_BACKOFF_S_MIN: Final = 0.05
+RESTART_BACKOFF_S_MAX: Final = 5.0
+BOOT_FAILURES_MAX: Final = 3  # in a row, before the supervisor gives up
+STOP_S_MAX: Final = 5.0  # from TERM to the kill of a worker that will not end
+LISTEN_BACKLOG: Final = 4096

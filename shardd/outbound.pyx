@@ -1,0 +1,310 @@
+# cython: language_level=3str
+"""Bytes waiting for one peer: a queue of chunks, one write per pass, slow consumers found on entry.
+
+Whoever has something to say appends; the first append of a pass puts the outbound on the flush
+list of its process, and the pass ends with one write to each peer on that list. What the kernel
+does not take stays queued and waits for EPOLLOUT.
+
+The bound on the queue is nats-server's `max_pending` (sheet 5.3): more than that queued marks the
+outbound as overflowing, and its owner closes it. Chunks come from a pool per process, last in
+first out, so that the bytes of a busy worker stay in its cache and an idle peer holds none.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+from shardd import limits
+
+cdef extern from "sys/socket.h" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec* msg_iov
+        size_t msg_iovlen
+    enum:
+        MSG_NOSIGNAL
+        MSG_DONTWAIT
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    ssize_t send(int fd, const void* data, size_t length, int flags)
+
+cdef extern from "sys/epoll.h" nogil:
+    enum:
+        EPOLLOUT
+
+cdef enum:
+    VECTORS_MAX = 64               # chunks handed to the kernel in one write
+    POOL_CHUNKS_MAX = 256          # kept for reuse; the rest goes back to the allocator
+
+cdef uint32_t CHUNK_BYTES = limits.CHUNK_BYTES
+# A peer with this much queued is written to at once, in the middle of a pass: the reader starts
+# earlier and the bytes are still in the cache.
+cdef uint64_t EAGER_BYTES = limits.EAGER_FLUSH_BYTES
+cdef uint64_t WRITE_GOAL_BYTES_MAX = 64 * 1024 * 1024
+
+
+cdef class OutboundSet:
+    """What the outputs of one process share. Touched by its event loop only."""
+
+    def __cinit__(self, uint64_t write_deadline_ms):
+        self.write_deadline_ms = write_deadline_ms
+        self._free = NULL
+        self._dirty = NULL
+
+    def __dealloc__(self):
+        cdef Chunk* chunk
+        cdef size_t index
+        while self._free != NULL:
+            chunk = self._free
+            self._free = chunk.next
+            free(chunk)
+        for index in range(self._dirty_count):
+            Py_DECREF(<object>self._dirty[index])
+        free(self._dirty)
+
+    cdef Chunk* take(self) except NULL:
+        """An empty chunk, from the pool or from the allocator."""
+        cdef Chunk* chunk = self._free
+        if chunk != NULL:
+            self._free = chunk.next
+            self._free_count -= 1
+        else:
+            chunk = <Chunk*>malloc(sizeof(Chunk) + CHUNK_BYTES)
+            if chunk == NULL:
+                raise MemoryError
+            chunk.capacity = CHUNK_BYTES
+        chunk.next = NULL
+        chunk.start = 0
+        chunk.end = 0
+        return chunk
+
+    cdef void give(self, Chunk* chunk) noexcept:
+        """Take a written chunk back."""
+        if self._free_count >= POOL_CHUNKS_MAX:
+            free(chunk)
+            return
+        chunk.next = self._free
+        self._free = chunk
+        self._free_count += 1
+
+    cdef int mark(self, Outbound outbound) except -1:
+        """Put an outbound on the flush list of this pass."""
+        cdef void** grown
+        cdef size_t capacity
+        if outbound.is_dirty:
+            return 0
+        if self._dirty_count == self._dirty_capacity:
+            capacity = self._dirty_capacity * 2 if self._dirty_capacity else 64
+            grown = <void**>realloc(self._dirty, capacity * sizeof(void*))
+            if grown == NULL:
+                raise MemoryError
+            self._dirty = grown
+            self._dirty_capacity = capacity
+        Py_INCREF(outbound)
+        self._dirty[self._dirty_count] = <void*>outbound
+        self._dirty_count += 1
+        outbound.is_dirty = True
+
+    cdef int flush_dirty(self) except -1:
+        """Write to every peer that got something since the last time."""
+        cdef Outbound outbound
+        while self._dirty_count:
+            self._dirty_count -= 1
+            outbound = <Outbound>self._dirty[self._dirty_count]
+            Py_DECREF(outbound)
+            outbound.is_dirty = False
+            outbound.settle()
+
+
+cdef class Outbound(Source):
+    """One peer's output queue on a plain socket. Owned by the connection that extends it."""
+
+    def __cinit__(self):
+        self._head = NULL
+        self._tail = NULL
+        self.pending_max = <uint64_t>-1
+
+    def __dealloc__(self):
+        cdef Chunk* chunk
+        while self._head != NULL:
+            chunk = self._head
+            self._head = chunk.next
+            free(chunk)
+
+    cdef unsigned char* reserve(self, size_t length) except? NULL:
+        """Room for `length` bytes in one piece, to be followed by `commit`; NULL when no chunk is
+        that large (then `append` piece by piece)."""
+        cdef Chunk* chunk = self._tail
+        if chunk != NULL and chunk.capacity - chunk.end >= length:
+            return chunk.data + chunk.end
+        if length > CHUNK_BYTES:
+            return NULL
+        self._extend()
+        return self._tail.data
+
+    cdef int commit(self, size_t length) except -1:
+        """Count `length` bytes just written at what `reserve` returned."""
+        self._tail.end += <uint32_t>length
+        return self._queued(length)
+
+    cdef int append(self, const unsigned char* data, size_t length) except -1:
+        """Queue bytes, in as many chunks as it takes."""
+        cdef size_t left = length
+        cdef size_t part
+        cdef Chunk* chunk
+        while left:
+            chunk = self._tail
+            if chunk == NULL or chunk.end == chunk.capacity:
+                self._extend()
+                chunk = self._tail
+            part = chunk.capacity - chunk.end
+            if part > left:
+                part = left
+            memcpy(chunk.data + chunk.end, data, part)
+            chunk.end += <uint32_t>part
+            data += part
+            left -= part
+        return self._queued(length)
+
+    cdef int _extend(self) except -1:
+        cdef Chunk* chunk = self.outbounds.take()
+        if self._tail == NULL:
+            self._head = chunk
+        else:
+            self._tail.next = chunk
+        self._tail = chunk
+
+    cdef int _queued(self, size_t length) except -1:
+        self.pending += length
+        if not self.is_dirty:
+            self.outbounds.mark(self)
+        if self.pending >= EAGER_BYTES and not self.is_blocked:
+            self.flush()
+        if self.pending > self.pending_max:
+            self.is_overflowing = True
+
+    cdef Flushed flush(self) except *:
+        """Write what the kernel takes now. The caller handles FLUSH_BROKEN and watches EPOLLOUT."""
+        cdef iovec[VECTORS_MAX] vectors
+        cdef msghdr message
+        cdef Chunk* chunk
+        cdef ssize_t sent
+        cdef size_t count
+        if self.is_broken or self.fd < 0:
+            return FLUSH_BROKEN
+        while self._head != NULL:
+            if self._head.next == NULL:
+                chunk = self._head
+                sent = send(self.fd, chunk.data + chunk.start, chunk.end - chunk.start,
+                            MSG_NOSIGNAL | MSG_DONTWAIT)
+            else:
+                count = 0
+                chunk = self._head
+                while chunk != NULL and count < VECTORS_MAX:
+                    vectors[count].iov_base = chunk.data + chunk.start
+                    vectors[count].iov_len = chunk.end - chunk.start
+                    count += 1
+                    chunk = chunk.next
+                memset(&message, 0, sizeof(msghdr))
+                message.msg_iov = vectors
+                message.msg_iovlen = count
+                sent = sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN:
+                    self._block()
+                    return FLUSH_BLOCKED
+                self.is_broken = True
+                return FLUSH_BROKEN
+            self._written(<size_t>sent)
+        self.is_blocked = False
+        return FLUSH_DONE
+
+    cdef void _written(self, size_t length) noexcept:
+        """Drop bytes that the kernel has taken from the front of the queue."""
+        cdef Chunk* chunk
+        cdef size_t part
+        self.pending -= length
+        if self.is_blocked:
+            if length >= self._write_goal:
+                self._write_goal = 0
+                self.is_blocked = False       # the next refusal starts a new deadline
+            else:
+                self._write_goal -= length
+        while length or (self._head != NULL and self._head.start == self._head.end):
+            chunk = self._head
+            part = chunk.end - chunk.start
+            if part > length:
+                chunk.start += <uint32_t>length
+                return
+            length -= part
+            self._head = chunk.next
+            if self._head == NULL:
+                self._tail = NULL
+            self.outbounds.give(chunk)
+
+    cdef void _block(self) noexcept:
+        """The kernel refused: the deadline runs for what is queued now (sheet 5.3)."""
+        if self.is_blocked:
+            return
+        self.is_blocked = True
+        self._write_goal = min(self.pending, WRITE_GOAL_BYTES_MAX)
+        if self.poller is not None:
+            self.write_until_ms = self.poller.now_ms + self.outbounds.write_deadline_ms
+
+    cdef int settle(self) except -1:
+        """Flush, and act on how it went: watch for room, or tell the owner that it is over."""
+        if self.fd < 0:
+            return 0
+        if self.is_overflowing:
+            return self.on_overflow()
+        if self.is_blocked and not self.is_broken:
+            return 0
+        self.flush()
+        if self.is_broken:
+            return self.on_broken()
+        self._watch_room()
+
+    cdef int on_room(self) except -1:
+        """The kernel takes bytes again."""
+        self.flush()
+        if self.is_broken:
+            return self.on_broken()
+        self._watch_room()
+
+    cdef int _watch_room(self) except -1:
+        cdef bint is_watching = (self.watched & EPOLLOUT) != 0
+        if self.poller is None or is_watching == self.is_blocked:
+            return 0
+        if self.is_blocked:
+            self.poller.watch(self, self.watched | EPOLLOUT)
+            self.on_blocked()
+        else:
+            self.poller.watch(self, self.watched & ~<uint32_t>EPOLLOUT)
+
+    cdef int on_broken(self) except -1:
+        """A write failed. Overridden by the owner, which closes."""
+        raise NotImplementedError
+
+    cdef int on_overflow(self) except -1:
+        """More is queued than allowed. Overridden by the owner, which closes."""
+        raise NotImplementedError
+
+    cdef int on_blocked(self) except -1:
+        """The write deadline runs from now on. Overridden by the owner."""
+        raise NotImplementedError
+
+    cdef int discard(self) except -1:
+        """Forget everything queued."""
+        cdef Chunk* chunk
+        while self._head != NULL:
+            chunk = self._head
+            self._head = chunk.next
+            self.outbounds.give(chunk)
+        self._tail = NULL
+        self.pending = 0

@@ -1,0 +1,68 @@
+"""One message to everybody who wants it: the C face."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from shardd.router.frame cimport Message, Target
+from shardd.router.ring cimport Producer
+from shardd.router.sublist cimport MatchGroup, Sublist, Subscriber, Subscription
+
+cdef class Dispatcher:
+    cdef readonly Sublist sublist
+    cdef readonly Producer producer
+    cdef readonly uint32_t index           # this process's slot
+    # The mesh's part, called between records and before a batch leaves.
+    cdef object _mesh
+    cdef uint64_t _random
+    # Queue groups chosen to be served elsewhere, for the message at hand.
+    cdef Target* _targets
+    cdef size_t _target_count
+    cdef size_t _target_capacity
+    # Subscriptions that reached their maximum with the message at hand.
+    cdef Subscription** _expired
+    cdef size_t _expired_count
+    cdef size_t _expired_capacity
+    # Records that found the ring full, oldest first, and what they hold back.
+    cdef object _backlog
+    cdef readonly bint is_full
+    # Messages too large for the ring that are on their way: where each ends, how long it is.
+    cdef object _oversize
+    cdef uint64_t _oversize_bytes
+    cdef uint64_t _oversize_number
+    # How long the publisher of the message at hand shall be held back: its consumers are behind.
+    cdef uint32_t stall_ms
+    # Counters.
+    cdef readonly uint64_t ring_stalls
+    cdef readonly uint64_t ring_bytes
+    cdef readonly uint64_t oversize_messages
+    cdef readonly uint64_t handed_on
+
+    cdef int publish(self, Message* message, Subscriber* publisher, bint echo) except -1
+    cdef int receive(self, const unsigned char* record, size_t length) except -1
+    cdef int commit(self) except -1
+    cdef int drain_backlog(self) except -1
+    cdef bint has_subscriber(
+        self, uint32_t account, const unsigned char* subject, size_t length,
+        Subscriber* subscriber, Subscription** found,
+    ) except -1
+
+    cdef int _deliver(self, Subscription* subscription, Message* message) except -1
+    cdef int _deliver_in_group(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo, uint64_t first
+    ) except -1
+    cdef int _choose(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
+    ) except -1
+    cdef int _hand_over(self, MatchGroup* group) except -1
+    cdef int _receive_target(
+        self, const Target* target, Message* message, uint32_t hops
+    ) except -1
+    cdef int _forward(
+        self, const Message* message, uint64_t processes, uint32_t hops
+    ) except -1
+    cdef int _forward_slowly(
+        self, const Message* message, uint64_t processes, uint32_t hops, size_t length
+    ) except -1
+    cdef bint _enter_ring(self, bytes record, uint64_t processes) except -1
+    cdef bint _enter_oversize(self, bytes record, uint64_t processes) except -1
+    cdef int _expire(self) except -1
+    cdef uint64_t _next_random(self) noexcept nogil

@@ -1,0 +1,153 @@
+"""One result from several patterns: plain subscriptions side by side, queue groups merged by name.
+
+A result is one piece of memory: subscriptions, groups, members, remote weights, and copies of the
+group names, so that it can be read even when the groups themselves have gone.
+"""
+
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdlib cimport qsort
+from libc.string cimport memcmp, memcpy
+
+from shardd.router.sublist cimport (
+    MASK_BITS,
+    Group,
+    Interest,
+    Match,
+    MatchGroup,
+    RemoteWeight,
+    Subscription,
+    name_bytes,
+)
+from shardd.router.table cimport same_bytes
+from shardd.router.trie cimport Vector, vector_push
+
+
+cdef int compare_names(const void* a, const void* b) noexcept nogil:
+    cdef const Group* first = (<const Group**>a)[0]
+    cdef const Group* second = (<const Group**>b)[0]
+    if first.announcement.length != second.announcement.length:
+        return -1 if first.announcement.length < second.announcement.length else 1
+    return memcmp(name_bytes(first), name_bytes(second), first.announcement.length)
+
+
+cdef inline bint is_same_name(const Group* a, const Group* b) noexcept nogil:
+    return a.announcement.length == b.announcement.length and same_bytes(
+        name_bytes(a), name_bytes(b), a.announcement.length
+    )
+
+
+cdef int plan_match(const Vector* found, Vector* groups, MatchPlan* plan) noexcept nogil:
+    cdef size_t at, owners = 0
+    cdef Interest* interest
+    cdef Group* group
+    groups.count = 0
+    plan.processes = 0
+    plan.plain = plan.names = plan.name_bytes = plan.members = plan.remotes = 0
+    for at in range(found.count):
+        interest = <Interest*>found.items[at]
+        plan.processes |= interest.processes
+        plan.plain += interest.plain_count
+        owners += interest.groups != NULL
+        group = interest.groups
+        while group != NULL:
+            # A group may be left only because its end was not announced yet.
+            if group.local_count > 0 or group.remote_count > 0:
+                if vector_push(groups, group) < 0:
+                    return -1
+                plan.members += group.local_count
+                plan.remotes += group.remote_count
+            group = group.next
+    # Names are unique within one pattern.
+    if owners > 1 and groups.count > 1:
+        qsort(groups.items, groups.count, sizeof(void*), compare_names)
+    for at in range(groups.count):
+        group = <Group*>groups.items[at]
+        if at == 0 or not is_same_name(group, <Group*>groups.items[at - 1]):
+            plan.names += 1
+            plan.name_bytes += group.announcement.length
+    return 0 if plan.plain <= UINT32_MAX and plan.members <= UINT32_MAX else -1
+
+
+cdef size_t plan_bytes(const MatchPlan* plan) noexcept nogil:
+    return (
+        (plan.plain + plan.members) * sizeof(Subscription*)
+        + plan.names * sizeof(MatchGroup)
+        + plan.remotes * sizeof(RemoteWeight)
+        + plan.name_bytes
+    )
+
+
+cdef size_t fill_group(
+    const Vector* groups, size_t at, MatchGroup* result, Subscription** members,
+    RemoteWeight* remotes,
+) noexcept nogil:
+    """Merges the groups of one name, the first of which stands at `at`; returns how many."""
+    cdef uint64_t weights[MASK_BITS]
+    cdef uint32_t process, i
+    cdef size_t merged = 0
+    cdef const Group* first = <const Group*>groups.items[at]
+    cdef const Group* group
+    cdef Subscription* member
+    result.local_count = 0
+    result.remote_count = 0
+    result.members = members
+    result.remotes = remotes
+    for process in range(<uint32_t>MASK_BITS):
+        weights[process] = 0
+    while at + merged < groups.count:
+        group = <const Group*>groups.items[at + merged]
+        if merged > 0 and not is_same_name(group, first):
+            break
+        member = group.members
+        while member != NULL:
+            members[result.local_count] = member
+            result.local_count += 1
+            member = member.next
+        for i in range(group.remote_count):
+            weights[group.remotes[i].process] += group.remotes[i].weight
+        merged += 1
+    result.weight = result.local_count
+    for process in range(<uint32_t>MASK_BITS):
+        if weights[process] > 0:
+            weights[process] = min(weights[process], <uint64_t>UINT32_MAX)
+            remotes[result.remote_count].process = process
+            remotes[result.remote_count].weight = <uint32_t>weights[process]
+            result.remote_count += 1
+            result.weight += weights[process]
+    return merged
+
+
+cdef void fill_match(
+    const Vector* found, const Vector* groups, const MatchPlan* plan, Match* result, void* room
+) noexcept nogil:
+    """Lays out a result: subscriptions, groups, members, weights, names."""
+    cdef Subscription** plain = <Subscription**>room
+    cdef MatchGroup* group = <MatchGroup*>(plain + plan.plain)
+    cdef Subscription** members = <Subscription**>(group + plan.names)
+    cdef RemoteWeight* remotes = <RemoteWeight*>(members + plan.members)
+    cdef unsigned char* names = <unsigned char*>(remotes + plan.remotes)
+    cdef const Group* first
+    cdef Subscription* subscription
+    cdef size_t at
+    result.processes = plan.processes
+    result.plain = plain
+    result.plain_count = <uint32_t>plan.plain
+    result.groups = group
+    result.group_count = <uint32_t>plan.names
+    for at in range(found.count):
+        subscription = (<Interest*>found.items[at]).plain
+        while subscription != NULL:
+            plain[0] = subscription
+            plain += 1
+            subscription = subscription.next
+    at = 0
+    while at < groups.count:
+        first = <const Group*>groups.items[at]
+        at += fill_group(groups, at, group, members, remotes)
+        memcpy(names, name_bytes(first), first.announcement.length)
+        group.name = names
+        group.name_len = first.announcement.length
+        names += group.name_len
+        members += group.local_count
+        remotes += group.remote_count
+        group += 1

@@ -1,0 +1,353 @@
+# cython: language_level=3str
+"""This process among the others of its host: who lives, what they want, what they sent.
+
+Sans-IO: messages to other processes leave through a `Post` that is handed in, messages from them
+come in by `on_message`, the clock is a field; ring, page and doorbells are plain memory and
+descriptors. So several meshes can live in one process and be driven through any schedule.
+
+Joining. A process that has bound its control socket sets its slot to JOINED. Every other one
+then connects to it and sends it a snapshot of the interest it has announced, in parts; with the
+last part it attaches the newcomer to its ring. Once a process has every peer's snapshot it becomes
+READY, and may accept clients when it has applied all that was announced until then.
+
+Interest. Changes are announced with a sequence number, in order, to every peer. A peer notes in
+the shared page how far it has applied them. Two rules rest on that number: a batch of a ring is
+not opened before its sender's interest of that time is applied (rule 2), and a PONG waits until
+every READY peer has applied what was announced before it (rule 1). The race between a process that
+becomes ready and one that announces is decided by full fences on both sides: either the announcer
+sees the newcomer READY and waits for it, or the newcomer sees the number and applies it first.
+
+Leaving. The supervisor empties the slot of a process that died and bumps the epoch. Its peers read
+its ring to the end, then withdraw its interest and detach it from theirs (rule 6). A successor is
+a new incarnation; what the old one announced is never mixed with it.
+"""
+
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from shardd import limits
+from shardd.errors import InternalError
+
+from shardd.router.dispatch cimport Dispatcher
+from shardd.router.doorbell cimport Doorbell
+from shardd.router.frame cimport RECORD_OVERSIZE, RecordHeader
+from shardd.router.ring cimport Batch, Consumer, Producer, Ring
+from shardd.slots cimport STATE_EMPTY, STATE_JOINED, STATE_READY, Slot, Slots
+
+# Kinds of messages between processes: (kind, sender, its incarnation, two fields of the kind).
+INTEREST = 1      # sequence, entries
+SNAPSHOT = 2      # sequence of the last part, None before it; entries
+OVERSIZE = 3      # number, record
+STALL = 4         # client, milliseconds
+
+SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
+cdef uint64_t STUCK_MS = <uint64_t>(limits.HEARTBEAT_SILENCE_S * 1000)
+
+cdef enum:
+    # Batches of one peer handled before the others have their turn.
+    BATCHES_MAX = 32
+    STALL_MS = 2
+
+
+@cython.final
+cdef class Peer:
+    """Another process. Belongs to one `Mesh`."""
+
+    def __init__(self, uint32_t slot, uint32_t incarnation, Consumer consumer):
+        self.slot = slot
+        self.incarnation = incarnation
+        self.consumer = consumer
+        self.oversize = {}
+
+
+@cython.final
+cdef class Mesh:
+    """The mesh as one process sees it. Touched by its event loop only.
+
+    Args:
+        slots: the shared page; the own slot is BOOTING.
+        rings: one per slot; the own one is written by the dispatcher's producer.
+        doorbells: one per slot.
+        index: the own slot.
+        dispatcher: gets the records of other processes.
+        post: carries messages: `send(slots, message)`, `connect(slot, incarnation)`,
+            `disconnect(slot)`, `later(callback)`, `stall(client, milliseconds)`.
+    """
+
+    def __init__(
+        self,
+        Slots slots not None,
+        object rings,
+        list doorbells not None,
+        uint32_t index,
+        Dispatcher dispatcher not None,
+        object post,
+    ):
+        self.slots = slots
+        self.index = index
+        self.incarnation = slots.incarnation(index)
+        self.sequence = slots.announced(index)
+        self.dispatcher = dispatcher
+        self._producer = dispatcher.producer
+        self._rings = rings
+        self._doorbells = doorbells
+        self._peers = [None] * slots.count
+        self._reading = []
+        self._post = post
+        self._epoch = 0
+        dispatcher.bind(self)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def join(self) -> None:
+        """Become visible to the others. The control socket is bound."""
+        self._set_state(STATE_JOINED)
+        self.check_members()
+
+    def _set_state(self, uint32_t state):
+        self.slots.set_state(self.index, state)
+        self.ring_doorbells(~<uint64_t>0)
+
+    def check_members(self) -> None:
+        """Compare the slots with the peers known, after the epoch moved."""
+        cdef Peer peer
+        cdef uint32_t slot, state, incarnation
+        self._epoch = self.slots.epoch
+        for slot in range(self.slots.count):
+            if slot == self.index:
+                continue
+            state = self.slots.state(slot)
+            incarnation = self.slots.incarnation(slot)
+            peer = self._peers[slot]
+            if peer is not None and (state == STATE_EMPTY or peer.incarnation != incarnation):
+                self._drop(peer)
+                peer = None
+            if peer is None and state >= STATE_JOINED:
+                self._greet(slot, incarnation)
+
+    def _greet(self, uint32_t slot, uint32_t incarnation):
+        """A process has joined: connect to it and begin to tell it what is wanted here."""
+        peer = Peer(slot, incarnation, Consumer(self._rings[slot], self.index))
+        self._peers[slot] = peer
+        self._post.connect(slot, incarnation)
+        self._send_snapshot(peer, 0)
+
+    def _send_snapshot(self, Peer peer, long position):
+        """One part of the snapshot; the next one when the event loop has had its turn."""
+        if self._peers[peer.slot] is not peer:
+            return
+        if position == 0:
+            # What is new goes to everybody first, so that the number below covers the snapshot.
+            self.announce()
+        entries, position = self.dispatcher.sublist.snapshot(position, SNAPSHOT_ENTRIES)
+        if position >= 0:
+            self._send(1 << peer.slot, SNAPSHOT, None, entries)
+            self._post.later(lambda: self._send_snapshot(peer, position))
+            return
+        self._producer.attach(peer.slot)
+        peer.is_attached = True
+        self._send(1 << peer.slot, SNAPSHOT, self.sequence, entries)
+
+    cdef int _drop(self, Peer peer) except -1:
+        """A process has died: what it published is delivered, what it wanted is forgotten."""
+        if peer.is_known:
+            self._drain_peer(peer, True)
+            self._reading.remove(peer)
+        self._peers[peer.slot] = None
+        self._post.disconnect(peer.slot)
+        if peer.is_attached:
+            self._producer.detach(peer.slot)
+        self.dispatcher.sublist.drop_process(peer.slot)
+
+    def is_complete(self) -> bool:
+        """Whether every process that has joined has told what it wants, up to what it has
+        announced by now. Becomes READY on the way, so that announcers count this process in."""
+        cdef Peer peer
+        self.check_members()
+        for peer in self._peers:
+            if peer is not None and not (peer.is_known and peer.is_attached):
+                return False
+        for slot in range(self.slots.count):
+            # One that has not joined yet will, or will be emptied by the supervisor.
+            if slot != self.index and self.slots.state(slot) >= STATE_JOINED:
+                if self._peers[slot] is None:
+                    return False
+        if self.slots.state(self.index) != STATE_READY:
+            self._set_state(STATE_READY)
+        for peer in self._peers:
+            if peer is not None and peer.applied < self.slots.announced(peer.slot):
+                return False
+        return True
+
+    # --- interest ------------------------------------------------------------------------------
+
+    def announce(self) -> int:
+        """Tell every peer what changed since the last time; returns the sequence number."""
+        entries = self.dispatcher.sublist.take_changes()
+        if entries:
+            self.sequence += 1
+            self.slots.set_announced(self.index, self.sequence)
+            self._send(self._joined(), INTEREST, self.sequence, entries)
+        return self.sequence
+
+    def _joined(self):
+        cdef Peer peer
+        cdef uint64_t processes = 0
+        for peer in self._peers:
+            if peer is not None:
+                processes |= <uint64_t>1 << peer.slot
+        return processes
+
+    def _send(self, processes, kind, first, second):
+        if processes:
+            self._post.send(processes, (kind, self.index, self.incarnation, first, second))
+
+    cdef bint is_applied(self, uint64_t sequence) except -1:
+        """Whether every ready peer has applied the interest announced up to `sequence`."""
+        return self.slots.lagging(self.index, sequence) == 0
+
+    def on_message(self, message: tuple) -> None:
+        """Handle one message of another process."""
+        cdef Peer peer
+        cdef uint32_t sender = message[1]
+        cdef uint32_t incarnation = message[2]
+        kind, first, second = message[0], message[3], message[4]
+        if sender >= self.slots.count or sender == self.index:
+            raise InternalError("a control message of a process that cannot be")
+        peer = self._peers[sender]
+        if peer is None or peer.incarnation != incarnation:
+            self.check_members()
+            peer = self._peers[sender]
+            if peer is None or peer.incarnation != incarnation:
+                return
+        if kind == INTEREST or kind == SNAPSHOT:
+            self._apply(peer, kind, first, second)
+        elif kind == OVERSIZE:
+            peer.oversize[first] = second
+        elif kind == STALL:
+            self._post.stall(first, second)
+        else:
+            raise InternalError("a control message of an unknown kind")
+
+    def _apply(self, Peer peer, kind, sequence, entries):
+        if entries:
+            self.dispatcher.sublist.set_remote_many(peer.slot, entries)
+        if kind == SNAPSHOT and sequence is not None:
+            peer.is_known = True
+            peer.consumer.start()
+            self._reading.append(peer)
+        if not peer.is_known or sequence is None:
+            return
+        peer.applied = sequence
+        self.slots.set_applied(self.index, peer.slot, sequence)
+        (<Doorbell>self._doorbells[peer.slot]).ring()
+
+    # --- rings ---------------------------------------------------------------------------------
+
+    def send_oversize(self, processes: int, number: int, record: bytes) -> None:
+        """Carry a record too large for the ring to the processes it is for."""
+        self._send(processes & self._joined(), OVERSIZE, number, record)
+
+    cpdef ring_doorbells(self, processes):
+        """Wake these processes where they sleep."""
+        cdef uint64_t mask = processes & <uint64_t>0xFFFFFFFFFFFFFFFF
+        cdef Doorbell doorbell
+        cdef uint32_t slot
+        for slot in range(self.slots.count):
+            if mask >> slot & 1 and slot != self.index:
+                doorbell = self._doorbells[slot]
+                doorbell.ring()
+
+    cdef bint has_work(self) except -1:
+        """Whether anything came in that nobody has looked at: asked before falling asleep."""
+        cdef Peer peer
+        if self.slots.epoch != self._epoch:
+            return True
+        for peer in self._reading:
+            # A batch that waits for a control message is woken by that message.
+            if peer.blocked_since_ms == 0 and peer.consumer.is_behind():
+                return True
+        return False
+
+    cdef int drain(self) except -1:
+        """Read every peer's ring, a fair share of each. Returns how many batches were read.
+
+        Raises:
+            InternalError: a peer's ring makes no sense, or waits too long for interest.
+        """
+        cdef Peer peer
+        cdef int batches = 0
+        if self.slots.epoch != self._epoch:
+            self.check_members()
+        for peer in self._reading:
+            batches += self._drain_peer(peer, False)
+        return batches
+
+    cdef int _drain_peer(self, Peer peer, bint is_last) except -1:
+        cdef Batch batch
+        cdef int batches = 0
+        cdef uint64_t own = <uint64_t>1 << self.index
+        while (batches < BATCHES_MAX or is_last) and peer.consumer.peek(&batch):
+            if batch.processes & own:
+                if (
+                    batch.incarnation == peer.incarnation
+                    and batch.interest_sequence > peer.applied
+                    and not is_last
+                ):
+                    self._wait(peer)
+                    break
+                if not self._read_batch(peer, batch.records, batch.records_len, is_last):
+                    self._wait(peer)
+                    break
+            peer.blocked_since_ms = 0
+            peer.consumer.advance(&batch)
+            batches += 1
+        if batches and peer.consumer.release():
+            (<Doorbell>self._doorbells[peer.slot]).ring_always()
+        return batches
+
+    cdef int _read_batch(
+        self, Peer peer, const unsigned char* records, uint32_t length, bint is_last
+    ) except -1:
+        """Handle the records of a batch, from where it was left. 0: the body of one is not here."""
+        cdef const RecordHeader* header
+        cdef uint64_t own = <uint64_t>1 << self.index
+        cdef bytes body
+        while peer.offset < length:
+            header = <const RecordHeader*>(records + peer.offset)
+            if length - peer.offset < sizeof(RecordHeader) or (
+                header.length > length - peer.offset or header.length < sizeof(RecordHeader)
+            ):
+                raise InternalError("a record of a ring runs over its batch")
+            if header.processes & own:
+                if header.kind == RECORD_OVERSIZE:
+                    body = peer.oversize.pop(header.publisher, None)
+                    if body is not None:
+                        self.dispatcher.receive(
+                            <const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+                    elif not is_last:
+                        return 0
+                else:
+                    self.dispatcher.receive(<const unsigned char*>header, header.length)
+                if self.dispatcher.stall_ms:
+                    self._tell_stall(peer, header.publisher)
+            peer.offset += header.length
+        peer.offset = 0
+        return 1
+
+    def _wait(self, Peer peer):
+        """A batch has to wait for a control message; for ever would be a fault of ours."""
+        if peer.blocked_since_ms == 0:
+            peer.blocked_since_ms = self.now_ms
+        elif self.now_ms - peer.blocked_since_ms > STUCK_MS:
+            raise InternalError(f"the ring of process {peer.slot} waits for a message that was lost")
+
+    cdef int _tell_stall(self, Peer peer, uint64_t client) except -1:
+        """A consumer here is far behind: ask the publisher's process to hold it back."""
+        self.dispatcher.stall_ms = 0
+        if client == peer.stalled_client and self.now_ms - peer.stalled_at_ms < STALL_MS:
+            return 0
+        peer.stalled_client = client
+        peer.stalled_at_ms = self.now_ms
+        self._send(1 << peer.slot, STALL, client, STALL_MS)

@@ -1,0 +1,39 @@
+import dataclasses
+from collections.abc import Iterable
+
+@dataclasses.dataclass(frozen=True)
+class SublistStatistics:
+    subscriptions: int
+    interests: int
+    groups: int
+    trie_nodes: int
+    cache_entries: int
+    cache_bytes: int
+    cache_hits: int
+    cache_misses: int
+    inserts: int
+    removes: int
+
+class Sublist:
+    def __init__(
+        self, *, seed: int = ..., cache_entries: int = ..., cache_bytes_max: int = ...
+    ) -> None: ...
+    @property
+    def subscriptions(self) -> int: ...
+    @property
+    def inserts(self) -> int: ...
+    @property
+    def removes(self) -> int: ...
+    def has_changes(self) -> bool: ...
+    def take_changes(self) -> list[tuple[int, bytes, bytes | None, int]]: ...
+    def snapshot(
+        self, position: int, limit: int
+    ) -> tuple[list[tuple[int, bytes, bytes | None, int]], int]: ...
+    def set_remote(
+        self, process: int, account: int, subject: bytes, queue: bytes | None, count: int
+    ) -> None: ...
+    def set_remote_many(
+        self, process: int, entries: Iterable[tuple[int, bytes, bytes | None, int]]
+    ) -> None: ...
+    def drop_process(self, process: int) -> None: ...
+    def statistics(self) -> SublistStatistics: ...

@@ -1,0 +1,391 @@
+"""The subject index: local subscriptions, queue groups, and the other processes' interest.
+
+All patterns stand in one hash table by account and bytes; those with a wildcard also in a trie.
+Matching a literal is one lookup in the table and one walk of the trie, and the result goes into a
+bounded cache, which makes the common case one lookup there. A change touches the pattern's own
+entry and invalidates what it could concern, in constant time.
+
+Structs that leave the index are chained and freed by `release`, so that whoever is delivering may
+remove subscriptions, publish and match while a result is in use.
+
+The mesh reads the changes of local interest here (`take_changes`, `snapshot`) and writes the
+interest of other processes (`set_remote`). Counts are absolute: saying one twice does no harm.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from shardd.router.match_cache cimport (
+    Entry,
+    cache_configure,
+    cache_find,
+    cache_insert,
+    cache_release,
+    cache_stamp,
+)
+from shardd.router.match_result cimport MatchPlan, fill_match, plan_bytes, plan_match
+from shardd.router.patterns cimport (
+    drop_group_if_idle,
+    drop_if_idle,
+    drop_key_if_idle,
+    drop_process,
+    find_interest,
+    free_index,
+    free_retired,
+    interest_hash,
+    invalidate,
+    link,
+    local_count,
+    mark_announced,
+    obtain_group,
+    obtain_interest,
+    set_remote_group,
+    set_remote_plain,
+    unlink,
+)
+from shardd.router.subject cimport SUBJECT_INVALID, SubjectKind, is_reachable, subject_kind
+from shardd.router.table cimport hash_bytes, hash_key
+from shardd.router.trie cimport (
+    trie_collect,
+    trie_nodes,
+    vector_push,
+    vector_reserve,
+    vector_trim,
+)
+
+from shardd.limits import MATCH_CACHE_BYTES_MAX, MATCH_CACHE_ENTRIES, PROCESSES_MAX
+
+assert PROCESSES_MAX <= MASK_BITS
+
+
+@dataclasses.dataclass(frozen=True)
+class SublistStatistics:
+    """What the index holds and what it did, for monitoring."""
+
+    subscriptions: int
+    interests: int
+    groups: int
+    trie_nodes: int
+    cache_entries: int
+    cache_bytes: int
+    cache_hits: int
+    cache_misses: int
+    inserts: int
+    removes: int
+
+
+cdef inline const unsigned char* data(bytes source) noexcept:
+    return <const unsigned char*>PyBytes_AS_STRING(source)
+
+
+cdef tuple announcement_tuple(const Announcement* announcement, uint32_t count):
+    """(account, subject, queue or None, count)"""
+    cdef const Group* group = NULL
+    cdef const Interest* interest = <const Interest*>announcement
+    if announcement.kind == ANNOUNCES_GROUP:
+        group = <const Group*>announcement
+        interest = group.interest
+    return (
+        interest.account,
+        PyBytes_FromStringAndSize(
+            <const char*>subject_bytes(interest), interest.announcement.length
+        ),
+        None if group == NULL else PyBytes_FromStringAndSize(
+            <const char*>name_bytes(group), announcement.length
+        ),
+        count,
+    )
+
+
+# --- matching -------------------------------------------------------------------------------------
+
+cdef int collect(
+    Index* index, uint32_t account, const unsigned char* subject, size_t length, uint64_t hash
+) except -1:
+    """Finds the patterns that match; a subject with an empty token reaches nobody."""
+    cdef Interest* interest
+    index.found.count = 0
+    if not is_reachable(subject, length):
+        return 0
+    interest = find_interest(index, account, subject, length, hash)
+    if interest != NULL and interest.announcement.kind == ANNOUNCES_LITERAL:
+        if vector_push(&index.found, interest) < 0:
+            raise MemoryError
+    if trie_collect(&index.trie, account, subject, length, &index.found) < 0:
+        raise MemoryError
+    return 0
+
+
+cdef const Match* build_match(
+    Index* index, uint32_t account, const unsigned char* subject, size_t length, uint64_t hash
+) except NULL:
+    """Searches the index and hands the result to the cache, which keeps or retires it."""
+    cdef MatchPlan plan
+    cdef Entry* entry
+    cdef unsigned char* place
+    cdef size_t subject_room = (length + 7) & ~<size_t>7
+    cdef size_t size
+    if length > UINT32_MAX:
+        raise ValueError("the subject is too long")
+    collect(index, account, subject, length, hash)
+    if plan_match(&index.found, &index.found_groups, &plan) < 0:
+        raise MemoryError
+    size = sizeof(Entry) + sizeof(Match) + subject_room + plan_bytes(&plan)
+    entry = <Entry*>malloc(size)
+    if entry == NULL:
+        raise MemoryError
+    place = <unsigned char*>(entry + 1) + sizeof(Match)
+    memcpy(place, subject, length)
+    entry.subject = place
+    entry.subject_len = <uint32_t>length
+    entry.account = account
+    entry.size = size
+    cache_stamp(&index.cache, entry)
+    fill_match(
+        &index.found, &index.found_groups, &plan, <Match*>(entry + 1), place + subject_room
+    )
+    cache_insert(&index.cache, hash, entry)
+    vector_trim(&index.found)
+    vector_trim(&index.found_groups)
+    return <const Match*>(entry + 1)
+
+
+# --- the index ------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Sublist:
+    """The subject index of one process, used by its one thread."""
+
+    def __cinit__(
+        self,
+        *,
+        uint64_t seed=0,
+        size_t cache_entries=MATCH_CACHE_ENTRIES,
+        size_t cache_bytes_max=MATCH_CACHE_BYTES_MAX,
+    ) -> None:
+        # All other fields are zero, and zeroed tables, vectors and tries are empty ones.
+        cdef Index* index = &self._index
+        index.key = hash_key(seed)
+        index.trie.key = index.key
+        index.changes.next = index.changes.previous = &index.changes
+        cache_configure(&index.cache, index.key, cache_entries, cache_bytes_max)
+
+    def __dealloc__(self) -> None:
+        free_index(&self._index)
+
+    cdef Subscription* insert(
+        self, uint32_t account,
+        const unsigned char* subject, size_t subject_len,
+        const unsigned char* queue, size_t queue_len,
+        const unsigned char* sid, size_t sid_len,
+        Subscriber* subscriber,
+    ) except NULL:
+        cdef SubjectKind kind = subject_kind(subject, subject_len)
+        cdef Subscription* subscription
+        cdef Interest* interest
+        cdef Group* group = NULL
+        cdef uint64_t hash
+        if kind == SUBJECT_INVALID:
+            raise ValueError("not a valid subject")
+        if subject_len > UINT32_MAX or queue_len > UINT32_MAX or sid_len > UINT32_MAX:
+            raise ValueError("a subject, a queue name or a sid is too long")
+        subscription = <Subscription*>malloc(sizeof(Subscription) + sid_len)
+        if subscription == NULL:
+            raise MemoryError
+        hash = hash_bytes(&self._index.key, account, subject, subject_len)
+        interest = obtain_interest(&self._index, account, subject, subject_len, kind, hash)
+        if interest != NULL and queue != NULL:
+            group = obtain_group(&self._index, interest, queue, queue_len)
+        if interest == NULL or (queue != NULL and group == NULL):
+            free(subscription)
+            if interest != NULL:
+                drop_if_idle(&self._index, interest, hash)
+            raise MemoryError
+        subscription.subscriber = subscriber
+        subscription.delivered = 0
+        subscription.max_deliveries = 0
+        subscription.sid_hash = 0
+        subscription.sid_len = <uint32_t>sid_len
+        subscription.is_removed = False
+        memcpy(subscription.sid, sid, sid_len)
+        link(&self._index, subscription, interest, group)
+        invalidate(&self._index, interest, hash)
+        self.subscriptions += 1
+        self.inserts += 1
+        return subscription
+
+    cdef int remove(self, Subscription* subscription) except -1:
+        cdef Index* index = &self._index
+        cdef Interest* interest = subscription.interest
+        cdef Group* group = subscription.group
+        cdef uint64_t hash
+        if subscription.is_removed:
+            return 0
+        hash = interest_hash(index, interest)
+        unlink(index, subscription)
+        invalidate(index, interest, hash)
+        if group != NULL:
+            drop_group_if_idle(index, group)
+        drop_if_idle(index, interest, hash)
+        subscription.is_removed = True
+        subscription.next = index.removed
+        index.removed = subscription
+        self.subscriptions -= 1
+        self.removes += 1
+
+    cdef int release(self) except -1:
+        if self._index.removed != NULL or self._index.retired != NULL:
+            free_retired(&self._index)
+        if self._index.cache.retired != NULL:
+            cache_release(&self._index.cache)
+
+    cdef const Match* match(
+        self, uint32_t account, const unsigned char* subject, size_t subject_len
+    ) except NULL:
+        cdef Index* index = &self._index
+        cdef uint64_t hash = hash_bytes(&index.key, account, subject, subject_len)
+        cdef Entry* entry = cache_find(&index.cache, hash, account, subject, subject_len)
+        if entry != NULL:
+            return <const Match*>(entry + 1)
+        return build_match(index, account, subject, subject_len, hash)
+
+    cdef const unsigned char* subject_of(self, const Subscription* s, size_t* length) noexcept:
+        length[0] = s.interest.announcement.length
+        return subject_bytes(s.interest)
+
+    cdef const unsigned char* queue_of(self, const Subscription* s, size_t* length) noexcept:
+        if s.group == NULL:
+            length[0] = 0
+            return NULL
+        length[0] = s.group.announcement.length
+        return name_bytes(s.group)
+
+    cdef uint32_t account_of(self, const Subscription* s) noexcept:
+        return s.interest.account
+
+    cpdef bint has_changes(self) noexcept:
+        """Whether `take_changes` would return anything."""
+        return self._index.changes.next != &self._index.changes
+
+    def take_changes(self) -> list[tuple[int, bytes, bytes | None, int]]:
+        """Keys whose local count is not the announced one, with the count; now announced."""
+        cdef Index* index = &self._index
+        cdef list changes = []
+        cdef Announcement* announcement
+        cdef uint32_t count
+        cdef tuple change
+        while self.has_changes():
+            announcement = index.changes.next
+            count = local_count(announcement)
+            change = announcement_tuple(announcement, count)
+            # Making a tuple may collect garbage, and a finalizer may unsubscribe.
+            if announcement != index.changes.next or count != local_count(announcement):
+                continue
+            if vector_reserve(&index.announced, index.announced.count + 1) < 0:
+                raise MemoryError
+            changes.append(change)
+            mark_announced(index, announcement)
+            drop_key_if_idle(index, announcement)
+        return changes
+
+    def snapshot(
+        self, Py_ssize_t position, Py_ssize_t limit
+    ) -> tuple[list[tuple[int, bytes, bytes | None, int]], int]:
+        """A part of what was announced: from position 0 on, until the next position is -1.
+
+        The array of announced keys is read from its end to its start, and a key taken out is
+        replaced by the last one. So a key that stays all the while can only move towards what is
+        still to come, and is never missed; it may come twice.
+        """
+        cdef const Vector* announced = &self._index.announced
+        cdef Announcement* announcement
+        cdef list entries = []
+        cdef size_t left = announced.count
+        if position < 0 or limit < 1:
+            raise ValueError("a position is not negative and a limit is positive")
+        if position > 0:
+            left = min(left, <size_t>position)
+        while left > 0 and len(entries) < limit:
+            left -= 1
+            announcement = <Announcement*>announced.items[left]
+            entries.append(announcement_tuple(announcement, announcement.announced))
+            # Making the tuple may have collected garbage, and a finalizer changed the array.
+            left = min(left, announced.count)
+        return entries, left if left else -1
+
+    def set_remote(
+        self,
+        uint32_t process,
+        uint32_t account,
+        bytes subject not None,
+        bytes queue,
+        uint32_t count,
+    ) -> None:
+        """What another process wants: its members of a queue group, or 0 or more plain ones.
+
+        Counts are absolute, 0 withdraws. An invalid pattern matches nothing and is not kept.
+        """
+        cdef Index* index = &self._index
+        cdef size_t length = PyBytes_GET_SIZE(subject)
+        cdef SubjectKind kind = subject_kind(data(subject), length)
+        cdef Interest* interest
+        cdef uint64_t hash
+        cdef int status = 0
+        if process >= PROCESSES_MAX:
+            raise ValueError("no such process")
+        if kind == SUBJECT_INVALID:
+            return
+        if length > UINT32_MAX or (queue is not None and PyBytes_GET_SIZE(queue) > UINT32_MAX):
+            raise ValueError("a subject or a queue name is too long")
+        hash = hash_bytes(&index.key, account, data(subject), length)
+        if count > 0:
+            interest = obtain_interest(index, account, data(subject), length, kind, hash)
+            if interest == NULL:
+                raise MemoryError
+        else:
+            interest = find_interest(index, account, data(subject), length, hash)
+            if interest == NULL:
+                return
+        if queue is None:
+            set_remote_plain(index, interest, process, count > 0, hash)
+        else:
+            status = set_remote_group(
+                index, interest, data(queue), PyBytes_GET_SIZE(queue), process, count, hash
+            )
+        drop_if_idle(index, interest, hash)
+        if status < 0:
+            raise MemoryError
+
+    def set_remote_many(
+        self, uint32_t process, entries: Iterable[tuple[int, bytes, bytes | None, int]]
+    ) -> None:
+        """Several of them, in order."""
+        for account, subject, queue, count in entries:
+            self.set_remote(process, account, subject, queue, count)
+
+    def drop_process(self, uint32_t process) -> None:
+        """Forgets all interest of another process."""
+        if process >= PROCESSES_MAX:
+            raise ValueError("no such process")
+        drop_process(&self._index, process)
+
+    def statistics(self) -> SublistStatistics:
+        """What the index holds now, and what it has done."""
+        return SublistStatistics(
+            subscriptions=self.subscriptions,
+            interests=self._index.interests.count,
+            groups=self._index.groups.count,
+            trie_nodes=trie_nodes(&self._index.trie),
+            cache_entries=self._index.cache.entries,
+            cache_bytes=self._index.cache.bytes,
+            cache_hits=self._index.cache.hits,
+            cache_misses=self._index.cache.misses,
+            inserts=self.inserts,
+            removes=self.removes,
+        )

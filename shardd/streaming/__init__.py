@@ -1,0 +1,1 @@
+"""NATS Streaming: the streaming worker pool and its client."""

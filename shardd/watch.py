@@ -1,0 +1,248 @@
+"""Which worker is started, aborted, killed or given up on, and when: policy only, no IO.
+
+A `Watch` is told what happened (`started`, `seen`, `ended`, `stop`) together with the time, and
+answers with the orders that are due. It forks nothing, signals nobody and reads no clock, so every
+rule below is tested without a process. The supervisor carries the orders out.
+
+The rules. A worker that ends is replaced after a back-off that doubles with every quick death and
+starts over once a replacement has been ready for a while. A worker that boots for too long or,
+once ready, stops beating is aborted (so that it can dump its stack) and on the next pass killed.
+Several failed boots of one worker in a row end the server: it would only fail again. If the
+supervisor itself was held up (a suspended machine, SIGSTOP to the process group), everybody's
+silence was too, so the clocks start over.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from shardd import limits
+
+# How late the supervisor's own pass may be before it distrusts what it did not see.
+LATE_S_MAX: Final = 1.0
+# A worker that was ready for this long has proven itself: its next death is a first one again.
+STEADY_S: Final = 2 * limits.RESTART_BACKOFF_S_MAX
+
+
+class Verb(enum.Enum):
+    """What the supervisor is asked to do about one worker."""
+
+    START = "start"
+    ABORT = "abort"
+    KILL = "kill"
+    TERMINATE = "terminate"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One thing to do now. `pid` is 0 for START; `reason` is empty where nobody need be told."""
+
+    verb: Verb
+    index: int
+    pid: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the end of one worker means. `restart_s` is None when it will not be replaced."""
+
+    index: int
+    was_ready: bool
+    restart_s: float | None
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One slot as the watch knows it. Times are those of the caller's monotonic clock."""
+
+    start_at: float  # when to fork, while there is no process
+    pid: int = 0  # 0: no process
+    boot_since: float = 0.0
+    ready_at: float | None = None
+    heartbeat: int = 0
+    beat_at: float = 0.0  # when the heartbeat was last seen to change
+    aborted_at: float | None = None
+    is_killed: bool = False
+    backoff_s: float = limits.RESTART_BACKOFF_S_MIN
+    boot_failures: int = 0  # in a row
+
+
+class Watch:
+    """The state of all workers of a host; owned by the supervisor's only thread."""
+
+    def __init__(self, worker_count: int, silence_s: float, now: float) -> None:
+        self._workers = [_Worker(start_at=now) for _ in range(worker_count)]
+        self._silence_s = silence_s
+        self._last_pass = now
+        self._kill_at: float | None = None  # set once stopping
+        self._must_terminate = False
+        self._failure = ""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the workers have been, or are about to be, told to end."""
+        return self._kill_at is not None
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether stopping is over: no worker is left."""
+        return self.is_stopping and not any(worker.pid for worker in self._workers)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every worker is ready."""
+        return all(worker.ready_at is not None for worker in self._workers)
+
+    @property
+    def failure(self) -> str:
+        """Why the server was given up; empty when it was not."""
+        return self._failure
+
+    def pids(self) -> list[int]:
+        """Every live worker's pid."""
+        return [worker.pid for worker in self._workers if worker.pid]
+
+    def started(self, index: int, pid: int, now: float) -> None:
+        """A process was forked for this slot."""
+        worker = self._workers[index]
+        assert worker.pid == 0, "a slot holds one process at a time"
+        worker.pid = pid
+        worker.boot_since = worker.beat_at = now
+        worker.ready_at = None
+        worker.aborted_at = None
+        worker.is_killed = False
+
+    def not_started(self, index: int, now: float) -> float:
+        """The fork failed, which is the host's trouble: try again later, for as long as it takes.
+
+        Returns the seconds until then.
+        """
+        return self._back_off(self._workers[index], now)
+
+    def seen(self, index: int, is_ready: bool, heartbeat: int, now: float) -> bool:
+        """What the shared page says about a worker. Returns True when it has just become ready."""
+        worker = self._workers[index]
+        if not worker.pid:
+            return False
+        if worker.heartbeat != heartbeat:
+            worker.heartbeat = heartbeat
+            worker.beat_at = now
+        if not is_ready or worker.ready_at is not None:
+            return False
+        worker.ready_at = worker.beat_at = now
+        worker.boot_failures = 0
+        return True
+
+    def ended(self, pid: int, now: float) -> Ending | None:
+        """A child was reaped. None when it is none of the workers (a stranger, as PID 1 gets)."""
+        index = next((i for i, worker in enumerate(self._workers) if worker.pid == pid), None)
+        if index is None:
+            return None
+        worker = self._workers[index]
+        worker.pid = 0
+        was_ready = worker.ready_at is not None
+        if worker.ready_at is not None and now - worker.ready_at >= STEADY_S:
+            worker.backoff_s = limits.RESTART_BACKOFF_S_MIN
+        worker.ready_at = None
+        if self.is_stopping:
+            return Ending(index, was_ready, None)
+        if not was_ready:
+            worker.boot_failures += 1
+            if worker.boot_failures >= limits.BOOT_FAILURES_MAX:
+                self._failure = (
+                    f"Worker {index} could not boot {worker.boot_failures} times in a row"
+                )
+                self.stop(now)
+                return Ending(index, was_ready, None)
+        return Ending(index, was_ready, self._back_off(worker, now))
+
+    def stop(self, now: float) -> None:
+        """From here on nothing is started; the live are told to end and killed if they do not."""
+        if not self.is_stopping:
+            self._kill_at = now + limits.STOP_S_MAX
+            self._must_terminate = True
+
+    def stop_at_once(self) -> None:
+        """Kill on the next pass."""
+        self._kill_at = float("-inf")
+        self._must_terminate = False
+
+    def due(self, now: float) -> list[Order]:
+        """One pass: everything that has to be done now."""
+        if now - self._last_pass > limits.HEARTBEAT_S + LATE_S_MAX:
+            self._forgive(now)
+        self._last_pass = now
+        if self.is_stopping:
+            return self._due_stopping(now)
+        orders = []
+        for index, worker in enumerate(self._workers):
+            order = self._due_of(index, worker, now)
+            if order is not None:
+                orders.append(order)
+        return orders
+
+    def wait_s(self, now: float) -> float:
+        """How long the supervisor may sleep: until the next thing is due, one beat at the most."""
+        if self.is_stopping:
+            assert self._kill_at is not None
+            deadlines = [now if self._must_terminate else self._kill_at]
+        else:
+            deadlines = [self._deadline(worker) for worker in self._workers]
+        return min(limits.HEARTBEAT_S, max(0.0, min(deadlines) - now))
+
+    def _deadline(self, worker: _Worker) -> float:
+        """When the next thing is due for a worker while the server runs."""
+        if not worker.pid:
+            return worker.start_at
+        if worker.is_killed:
+            return float("inf")
+        if worker.aborted_at is not None:
+            return worker.aborted_at + limits.HEARTBEAT_S
+        if worker.ready_at is not None:
+            return worker.beat_at + self._silence_s
+        return worker.boot_since + limits.BOOT_S_MAX
+
+    def _due_of(self, index: int, worker: _Worker, now: float) -> Order | None:
+        if now < self._deadline(worker):
+            return None
+        if not worker.pid:
+            return Order(Verb.START, index)
+        if worker.aborted_at is not None:
+            worker.is_killed = True
+            return Order(Verb.KILL, index, worker.pid)
+        worker.aborted_at = now
+        if worker.ready_at is not None:
+            reason = f"no heartbeat for {now - worker.beat_at:.1f}s"
+        else:
+            reason = f"not ready within {limits.BOOT_S_MAX:.1f}s"
+        return Order(Verb.ABORT, index, worker.pid, reason)
+
+    def _due_stopping(self, now: float) -> list[Order]:
+        assert self._kill_at is not None
+        live = [(i, worker) for i, worker in enumerate(self._workers) if worker.pid]
+        if now >= self._kill_at:
+            kill = [(i, worker) for i, worker in live if not worker.is_killed]
+            for _, worker in kill:
+                worker.is_killed = True
+            self._kill_at = float("inf")
+            return [Order(Verb.KILL, i, worker.pid) for i, worker in kill]
+        if self._must_terminate:
+            self._must_terminate = False
+            return [Order(Verb.TERMINATE, i, worker.pid) for i, worker in live]
+        return []
+
+    def _forgive(self, now: float) -> None:
+        """Starts every clock over that ran while nobody could look."""
+        for worker in self._workers:
+            worker.beat_at = now
+            worker.boot_since = now
+        if self._kill_at is not None and self._kill_at > self._last_pass:
+            self._kill_at = max(self._kill_at, now + limits.STOP_S_MAX)
+
+    def _back_off(self, worker: _Worker, now: float) -> float:
+        """Sets when this slot is forked next, and doubles the wait for the time after."""
+        wait_s = worker.backoff_s
+        worker.start_at = now + wait_s
+        worker.backoff_s = min(2 * wait_s, limits.RESTART_BACKOFF_S_MAX)
+        return wait_s

@@ -1,0 +1,1 @@
+"""What a client connection needs, on one core."""

@@ -1,0 +1,803 @@
+# cython: language_level=3str
+"""One client: its bytes in, the operations they make, and its deliveries out.
+
+Reading. All connections of a worker read into one buffer. Operations are handled where they lie;
+what is not whole yet is kept aside with its connection and put in front of the next read. Only
+an operation larger than the buffer gets memory of its own and is read straight into it.
+
+Delivering. `take` is what the dispatcher calls for a subscription: verb, subject and sid, then
+the publisher's own bytes from the reply or the size to the end, in one copy.
+
+Answers wait in order. A PONG, and the +OK of a SUB, may go only when every process of the host has
+applied the interest that was new before it (rule 1); answers after one that waits queue up behind
+it. Messages do not wait.
+
+Closing happens at once and only between operations, never while a match is in use: a delivery can
+mark a connection as overflowing or broken, and the flush at the end of the pass closes it.
+"""
+
+import logging
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
+
+from shardd import errors
+from shardd.errors import CloseReason, ProtocolError
+from shardd.log import TRACE
+from shardd.worker import session
+from shardd.worker.info import DEFAULT_OPTIONS
+
+from shardd.outbound cimport Outbound
+from shardd.router.frame cimport (
+    MESSAGE_HAS_HEADER,
+    Message,
+    append_number,
+    tail_room,
+    write_tail,
+)
+from shardd.router.subject cimport (
+    SUBJECT_INVALID,
+    SUBJECT_LITERAL,
+    count_tokens,
+    subject_kind,
+)
+from shardd.router.sublist cimport Subscription
+from shardd.router.table cimport (
+    hash_bytes,
+    same_bytes,
+    table_find,
+    table_free,
+    table_insert,
+    table_next,
+    table_remove,
+)
+from shardd.wire cimport (
+    CONTROL_LINE_TOO_LONG,
+    HEADERS_NOT_ALLOWED,
+    PAYLOAD_TOO_LARGE,
+    UNKNOWN_OPERATION,
+    VERB_CONNECT,
+    VERB_ERR,
+    VERB_PING,
+    VERB_PONG,
+    VERB_PUB,
+    VERB_SUB,
+    VERB_UNSUB,
+    Operation,
+    next_operation,
+)
+from shardd.worker.shared cimport Shared
+
+cdef extern from "sys/socket.h" nogil:
+    enum:
+        MSG_DONTWAIT
+        SHUT_WR
+    ssize_t recv(int fd, void* buffer, size_t length, int flags)
+    int shutdown(int fd, int how)
+
+cdef extern from "sys/epoll.h" nogil:
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+
+cdef enum:
+    # Verb, blanks and sizes of a delivery, beside subject, sid and tail.
+    HEAD_ROOM = 16
+    # A peer that keeps sending while it is closed is read this often, so that what it was told
+    # last arrives before the reset.
+    LAST_READS_MAX = 16
+    RTT_AGE_MS_MAX = 3_600_000
+
+# What a subscriber that is behind costs its publisher (sheet 5.3), in milliseconds.
+cdef enum:
+    STALL_MS = 2
+    STALL_OVER_LIMIT_MS = 5
+    STALL_MS_MAX = 10
+
+log = logging.getLogger("shardd.worker")
+
+
+cdef struct SidKey:
+    const unsigned char* sid
+    size_t length
+
+
+cdef bint _has_sid(const void* item, const void* key) noexcept nogil:
+    cdef const Subscription* subscription = <const Subscription*>item
+    cdef const SidKey* wanted = <const SidKey*>key
+    return subscription.sid_len == wanted.length and same_bytes(
+        subscription.sid, wanted.sid, wanted.length)
+
+
+cdef int _deliver(void* owner, Subscription* subscription, Message* message) except -1:
+    return (<Connection>owner).take(subscription, message)
+
+
+cdef int _expire(void* owner, Subscription* subscription) except -1:
+    return (<Connection>owner)._remove(subscription)
+
+
+@cython.final
+cdef class Connection(Outbound):
+    """A client on a plain socket. Owned by one worker, touched by its event loop only.
+
+    Args:
+        shared: the worker's common parts.
+        fd: the accepted socket, non-blocking; the connection closes it.
+        client_id: unique on the host.
+        ip, port: of the peer, for INFO and the log.
+    """
+
+    def __init__(self, Shared shared not None, int fd, uint64_t client_id, str ip, int port):
+        self.shared = shared
+        self.outbounds = shared.outbounds
+        self.fd = fd
+        self.client_id = client_id
+        self.ip = ip
+        self.port = port
+        self.options = DEFAULT_OPTIONS
+        self.verbose = True
+        self.pedantic = True
+        self.echo = True
+        self.limits = shared.limits
+        self.pending_max = shared.pending_max
+        self._subscriber.owner = <void*>self
+        self._subscriber.deliver = _deliver
+        self._subscriber.expire = _expire
+        self.started_ms = shared.poller.now_ms
+        self.active_ms = self.started_ms
+        self._ping_at_ms = self.started_ms + shared.ping_interval_ms
+
+    def __dealloc__(self):
+        free(self._kept)
+
+    def open(self) -> None:
+        """Say INFO and start to listen."""
+        cdef bytes info = self.shared.info.first(self.client_id, self.ip)
+        self.shared.poller.add(self, EPOLLIN)
+        self.shared.deadlines.add(self, self._ping_at_ms)
+        self.shared.connections[self.client_id] = self
+        self.append(<const unsigned char*>PyBytes_AS_STRING(info), PyBytes_GET_SIZE(info))
+        self.settle()
+        log.debug("%s - Client connection created", self)
+
+    def __str__(self) -> str:
+        """How the log names a client, as nats-server does (sheet 13.6)."""
+        at = f"[{self.ip}]" if ":" in self.ip else self.ip
+        text = f"{at}:{self.port} - cid:{self.client_id}"
+        options = self.options
+        if options.lang or options.version or options.name:
+            text += f' - "v{options.version}:{options.lang}:{options.name}"'
+        return text
+
+    @property
+    def subscriptions(self) -> int:
+        """Subscriptions it holds."""
+        return self._sids.count
+
+    # --- in ------------------------------------------------------------------------------------
+
+    cdef int on_events(self, uint32_t events) except -1:
+        if events & EPOLLOUT:
+            self.on_room()
+        if events & (EPOLLIN | EPOLLHUP | EPOLLERR) and self.fd >= 0:
+            if self.is_paused and not events & (EPOLLHUP | EPOLLERR):
+                return 0
+            self.read()
+
+    cdef int read(self) except -1:
+        """Read once, handle what is whole, keep the rest."""
+        cdef Shared shared = self.shared
+        cdef size_t kept = self._kept_len
+        cdef ssize_t got
+        if self._kept_needed > shared.buffer_bytes or kept > shared.buffer_bytes:
+            return self._read_kept()
+        if kept:
+            memcpy(shared.buffer, self._kept, kept)
+        got = recv(self.fd, shared.buffer + kept, shared.buffer_bytes, MSG_DONTWAIT)
+        if got <= 0:
+            return self._lost(got)
+        if kept:
+            self._kept_len = 0
+            self._kept_needed = 0
+        self._consume(shared.buffer, kept + <size_t>got)
+        return self._after_read()
+
+    cdef int _read_kept(self) except -1:
+        """Read straight into the memory of one large operation."""
+        cdef size_t wanted = self._kept_needed
+        cdef size_t left
+        cdef unsigned char* whole
+        cdef ssize_t got
+        if wanted == 0:
+            wanted = self._kept_len + self.shared.buffer_bytes
+        if self._kept_capacity == self._kept_len:
+            # Grow with what has come, not with what was announced.
+            left = self._kept_len * 2
+            self._room_to_keep(left if left < wanted else wanted)
+        got = recv(self.fd, self._kept + self._kept_len, self._kept_capacity - self._kept_len,
+                   MSG_DONTWAIT)
+        if got <= 0:
+            return self._lost(got)
+        self._kept_len += <size_t>got
+        if self._kept_len < self._kept_needed:
+            return 0
+        whole = self._kept
+        left = self._kept_len
+        self._kept = NULL
+        self._kept_len = 0
+        self._kept_capacity = 0
+        self._kept_needed = 0
+        try:
+            self._consume(whole, left)
+        finally:
+            free(whole)
+        return self._after_read()
+
+    cdef int _lost(self, ssize_t got) except -1:
+        """The peer has nothing more to say, or is gone."""
+        if got < 0 and (errno == EAGAIN or errno == EINTR):
+            return 0
+        self.close(CloseReason.CLIENT_CLOSED if got == 0 else CloseReason.READ_ERROR)
+
+    cdef int _consume(self, const unsigned char* data, size_t length) except -1:
+        """Handle every whole operation; keep what is left."""
+        cdef Operation operation
+        cdef size_t position = 0
+        cdef ssize_t taken
+        operation.needed = 0
+        while position < length:
+            taken = next_operation(data + position, length - position, &self.limits, &operation)
+            if taken <= 0:
+                if taken < 0:
+                    return self._fail(<int>taken)
+                return self._keep(data + position, length - position, operation.needed)
+            position += <size_t>taken
+            if operation.verb == VERB_PUB:
+                self._publish(&operation)
+            else:
+                self._handle(&operation)
+                if self.is_closed:
+                    return 0
+        if self._kept != NULL:
+            free(self._kept)
+            self._kept = NULL
+            self._kept_capacity = 0
+
+    cdef int _keep(self, const unsigned char* data, size_t length, size_t needed) except -1:
+        """Put aside what is not whole yet."""
+        self._room_to_keep(length)
+        memcpy(self._kept, data, length)
+        self._kept_len = length
+        self._kept_needed = needed
+
+    cdef int _room_to_keep(self, size_t length) except -1:
+        cdef unsigned char* grown
+        if length <= self._kept_capacity:
+            return 0
+        grown = <unsigned char*>realloc(self._kept, length)
+        if grown == NULL:
+            raise MemoryError
+        self._kept = grown
+        self._kept_capacity = length
+
+    cdef int _after_read(self) except -1:
+        """A publisher that ran ahead of the ring or of its consumers is not read for a while."""
+        if self.is_closed:
+            return 0
+        if self.shared.dispatcher.is_full:
+            if self.messages_in and not self.is_paused:
+                self.shared.paused.append(self)
+                self.pause()
+        if self._stall_ms:
+            self.stall(min(self._stall_ms, <uint32_t>STALL_MS_MAX))
+            self._stall_ms = 0
+
+    cdef int pause(self) except -1:
+        """Do not read until `resume`."""
+        self.is_paused = True
+        if self.poller is not None:
+            self.poller.watch(self, self.watched & ~<uint32_t>EPOLLIN)
+
+    cdef int resume(self) except -1:
+        """Read again."""
+        self.is_paused = False
+        if self.poller is not None:
+            self.poller.watch(self, self.watched | EPOLLIN)
+
+    def stall(self, uint32_t milliseconds) -> None:
+        """Hold a fast producer back for a moment: a consumer of its messages is far behind."""
+        cdef uint64_t until = self.shared.poller.now_ms + milliseconds
+        if self.is_closed:
+            return
+        self.shared.counters.stalled_clients += 1
+        if self._stalled_until_ms == 0:
+            self.shared.stalled.append(self)
+        if until > self._stalled_until_ms:
+            self._stalled_until_ms = until
+        self.pause()
+
+    def is_stalled(self, uint64_t now_ms) -> bool:
+        """Whether it is still held back; ends the stall when its time is over."""
+        if self.is_closed or self._stalled_until_ms <= now_ms:
+            self._stalled_until_ms = 0
+            if not self.is_closed and self not in self.shared.paused:
+                self.resume()
+            return False
+        return True
+
+    def end_pause(self) -> None:
+        """The ring has room again."""
+        if not self.is_closed and self._stalled_until_ms == 0:
+            self.resume()
+
+    cdef int _handle(self, Operation* operation) except -1:
+        """Every verb but PUB."""
+        if operation.verb == VERB_PING:
+            return self._ping()
+        if operation.verb == VERB_PONG:
+            return self._pong()
+        if operation.verb == VERB_SUB:
+            return self._subscribe(operation)
+        if operation.verb == VERB_UNSUB:
+            return self._unsubscribe(operation)
+        if operation.verb == VERB_CONNECT:
+            return self._connect(operation)
+        if operation.verb == VERB_ERR:
+            log.error("%s - Client error %s", self,
+                      session.quote(operation.args[:operation.args_len]))
+            self.close(CloseReason.CLIENT_CLOSED)
+        return 0
+
+    cdef int _fail(self, int trouble) except -1:
+        """The peer broke the protocol (sheet 1.4, 3.1)."""
+        if trouble == UNKNOWN_OPERATION:
+            self.close(CloseReason.PARSE_ERROR, errors.ERR_UNKNOWN_OPERATION)
+        elif trouble == CONTROL_LINE_TOO_LONG:
+            self.close(CloseReason.MAXIMUM_CONTROL_LINE_EXCEEDED, errors.ERR_MAX_CONTROL_LINE)
+        elif trouble == PAYLOAD_TOO_LARGE:
+            self.close(CloseReason.MAXIMUM_PAYLOAD_EXCEEDED, errors.ERR_MAX_PAYLOAD)
+        elif trouble == HEADERS_NOT_ALLOWED:
+            self.close(CloseReason.MESSAGE_HEADER_VIOLATION)
+        else:
+            self.close(CloseReason.PROTOCOL_VIOLATION)
+
+    # --- verbs ---------------------------------------------------------------------------------
+
+    cdef int _publish(self, Operation* operation) except -1:
+        """PUB and HPUB."""
+        cdef Message message
+        cdef Shared shared = self.shared
+        cdef unsigned char* room
+        cdef int takers
+        self.messages_in += 1
+        self.bytes_in += operation.total_len
+        shared.counters.messages_in += 1
+        shared.counters.bytes_in += operation.total_len
+        self.active_ms = shared.poller.now_ms
+        if shared.is_tracing:
+            self._trace_publish(operation.has_header, operation.subject[:operation.subject_len],
+                                operation.payload[:operation.total_len])
+        if self.pedantic or operation.subject[0] == c'_' or operation.subject[0] == c'$' or (
+            operation.reply_len and (operation.reply[0] == c'_' or operation.reply[0] == c'$')
+        ):
+            if not self._may_publish(operation):
+                return 0
+        message.account = self.account
+        message.flags = MESSAGE_HAS_HEADER if operation.has_header else 0
+        message.publisher = self.client_id
+        message.subject = operation.subject
+        message.subject_len = operation.subject_len
+        message.reply_len = operation.reply_len
+        message.header_len = operation.header_len
+        message.total_len = operation.total_len
+        message.plain_tail = NULL
+        message.plain_tail_len = 0
+        if operation.is_canonical and not (operation.has_header and operation.header_len == 0):
+            message.tail = operation.tail
+            message.tail_len = operation.tail_len
+        else:
+            room = shared.scratch_for(tail_room(operation.reply_len, operation.total_len))
+            if operation.header_len == 0:
+                message.flags = 0
+            message.tail = room
+            message.tail_len = write_tail(
+                room, operation.reply, operation.reply_len, message.flags != 0,
+                operation.header_len, operation.payload, operation.total_len)
+        takers = shared.dispatcher.publish(&message, &self._subscriber, self.echo)
+        if shared.dispatcher.stall_ms:
+            self._stall_ms += shared.dispatcher.stall_ms
+            shared.dispatcher.stall_ms = 0
+        if takers == 0 and self.no_responders and operation.reply_len:
+            self._answer_no_responders(&message)
+        if self.verbose:
+            self._ok()
+
+    cdef bint _may_publish(self, Operation* operation) except -1:
+        """Check what is rarely wrong: reserved names, and, if pedantic, the subject."""
+        cdef bytes subject = operation.subject[:operation.subject_len]
+        cdef bytes reply = operation.reply[:operation.reply_len] if operation.reply_len else b""
+        text = session.publish_refusal(subject, reply)
+        if text is not None:
+            self.refuse(text)
+            return False
+        if self.pedantic and subject_kind(
+            operation.subject, operation.subject_len
+        ) != SUBJECT_LITERAL:
+            self.refuse(errors.ERR_INVALID_PUBLISH_SUBJECT)
+        return True
+
+    cdef int _answer_no_responders(self, Message* message) except -1:
+        """503, if this very client listens on the reply (sheet 4.6)."""
+        cdef Subscription* subscription = NULL
+        cdef bytes line
+        if not self.shared.dispatcher.has_subscriber(
+            self.account, message.tail + 1, message.reply_len, &self._subscriber, &subscription
+        ):
+            return 0
+        body = b"NATS/1.0 503\r\nNats-Subject: %b\r\n\r\n" % (
+            message.subject[:message.subject_len],)
+        line = b"HMSG %b %b %d %d\r\n%b\r\n" % (
+            message.tail[1:1 + message.reply_len], subscription.sid[:subscription.sid_len],
+            len(body), len(body), body)
+        self.append(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+
+    cdef int _subscribe(self, Operation* operation) except -1:
+        """SUB. A sid in use keeps its first subscription (sheet 4.3)."""
+        cdef Shared shared = self.shared
+        cdef Subscription* subscription
+        self.active_ms = shared.poller.now_ms
+        if shared.is_tracing:
+            self._trace_subscribe(
+                operation.subject[:operation.subject_len],
+                operation.queue[:operation.queue_len] if operation.queue_len else b"",
+                operation.sid[:operation.sid_len])
+        if shared.subscriptions_max and self._sids.count >= shared.subscriptions_max:
+            return self.refuse(errors.ERR_MAX_SUBSCRIPTIONS)
+        if subject_kind(operation.subject, operation.subject_len) == SUBJECT_INVALID:
+            return self.refuse(errors.ERR_INVALID_SUBJECT)
+        if operation.queue_len == 5 and operation.queue[0] == c'_':
+            text = session.subscribe_refusal(operation.subject[:operation.subject_len],
+                                             operation.queue[:operation.queue_len])
+            if text is not None:
+                return self.refuse(text)
+        if shared.subscription_tokens_max and count_tokens(
+            operation.subject, operation.subject_len
+        ) > shared.subscription_tokens_max:
+            return self.refuse(session.tokens_refusal(operation.subject[:operation.subject_len]))
+        if self._find(operation.sid, operation.sid_len) == NULL:
+            subscription = shared.sublist.insert(
+                self.account, operation.subject, operation.subject_len, operation.queue,
+                operation.queue_len, operation.sid, operation.sid_len, &self._subscriber)
+            subscription.sid_hash = hash_bytes(
+                &shared.sid_key, 0, operation.sid, operation.sid_len)
+            if table_insert(&self._sids, subscription.sid_hash, subscription) < 0:
+                shared.sublist.remove(subscription)
+                raise MemoryError
+            shared.counters.subscriptions += 1
+            self._interest_sequence = (
+                shared.mesh.sequence + (1 if shared.sublist.has_changes() else 0))
+        if self.verbose:
+            self._say_after_interest(b"+OK\r\n", 5)
+
+    cdef int _unsubscribe(self, Operation* operation) except -1:
+        """UNSUB: now, or after so many deliveries since the SUB (sheet 4.5)."""
+        cdef Subscription* subscription
+        if self.shared.is_tracing:
+            log.log(TRACE, "%s - <<- [UNSUB %s]", self, session.quote(
+                operation.sid[:operation.sid_len]))
+        self.active_ms = self.shared.poller.now_ms
+        subscription = self._find(operation.sid, operation.sid_len)
+        if subscription != NULL:
+            if operation.max_deliveries > <int64_t>subscription.delivered:
+                subscription.max_deliveries = <uint64_t>operation.max_deliveries
+            else:
+                self._remove(subscription)
+        if self.verbose:
+            self._ok()
+
+    cdef int _ping(self) except -1:
+        """PING: PONG once the interest is known everywhere, then the second INFO (sheet 2.1)."""
+        cdef bytes info
+        self.active_ms = self.shared.poller.now_ms
+        if self.shared.is_tracing:
+            log.log(TRACE, "%s - <<- [PING]", self)
+            log.log(TRACE, "%s - ->> [PONG]", self)
+        self._say_after_interest(b"PONG\r\n", 6)
+        if self.is_connected and not self.has_ponged:
+            self.has_ponged = True
+            if self.options.protocol >= 1:
+                info = self.shared.info.connect_info(self.client_id, self.ip)
+                self._say(<const unsigned char*>PyBytes_AS_STRING(info), PyBytes_GET_SIZE(info))
+
+    cdef int _pong(self) except -1:
+        """PONG: the peer lives."""
+        if self.shared.is_tracing:
+            log.log(TRACE, "%s - <<- [PONG]", self)
+        self._pings_out = 0
+        if self._ping_sent_ms:
+            self.rtt_ms = self.shared.poller.now_ms - self._ping_sent_ms
+            self._is_rtt_known = True
+
+    cdef int _connect(self, Operation* operation) except -1:
+        """CONNECT, the first one or another one (sheet 2.2, 2.3)."""
+        cdef Shared shared = self.shared
+        if shared.is_tracing:
+            log.log(TRACE, "%s - <<- [CONNECT]", self)
+        try:
+            options = session.connect(operation.args[:operation.args_len], self.options)
+        except ProtocolError as error:
+            self.close(error.reason, error.text, str(error))
+            return 0
+        self.options = options
+        self.verbose = options.verbose
+        self.pedantic = options.pedantic
+        self.echo = options.echo
+        self.headers = options.headers and shared.has_headers
+        self.limits.headers = self.headers
+        self.no_responders = options.no_responders and self.headers
+        if self.is_connected:
+            self._remove_all()
+        else:
+            self.is_connected = True
+            self.rtt_ms = shared.poller.now_ms - self.started_ms
+            self._ping_at_ms = shared.poller.now_ms + <uint64_t>(
+                shared.first_ping_ms * (1.0 + 0.2 * shared.random.random()))
+            self._set_deadline()
+        if self.verbose:
+            self._ok()
+
+    # --- subscriptions -------------------------------------------------------------------------
+
+    cdef Subscription* _find(self, const unsigned char* sid, size_t length) noexcept:
+        cdef SidKey key
+        key.sid = sid
+        key.length = length
+        return <Subscription*>table_find(
+            &self._sids, hash_bytes(&self.shared.sid_key, 0, sid, length), _has_sid, &key)
+
+    cdef int _remove(self, Subscription* subscription) except -1:
+        """End one subscription; its sid is free again."""
+        table_remove(&self._sids, subscription.sid_hash, subscription)
+        self.shared.sublist.remove(subscription)
+        self.shared.counters.subscriptions -= 1
+
+    cdef int _remove_all(self) except -1:
+        """End every subscription."""
+        cdef size_t index = 0
+        cdef Subscription* subscription
+        while True:
+            subscription = <Subscription*>table_next(&self._sids, &index)
+            if subscription == NULL:
+                break
+            self.shared.sublist.remove(subscription)
+        self.shared.counters.subscriptions -= self._sids.count
+        table_free(&self._sids)
+        memset(&self._sids, 0, sizeof(Table))
+
+    # --- out -----------------------------------------------------------------------------------
+
+    cdef int take(self, Subscription* subscription, Message* message) except -1:
+        """Queue one delivery. 0 when this client cannot take it.
+
+        The line is built from the right: the tail is the publisher's own bytes.
+        """
+        cdef const unsigned char* tail = message.tail
+        cdef size_t tail_len = message.tail_len
+        cdef bint has_header = (message.flags & MESSAGE_HAS_HEADER) != 0
+        cdef unsigned char* at
+        cdef unsigned char* start
+        cdef size_t length
+        if self.is_closed or self.is_overflowing or self.is_broken:
+            return 0
+        if self.pending > self.shared.stall_at:
+            if self.shared.drops_instead_of_stalling:
+                return 0
+            self.shared.dispatcher.stall_ms += (
+                STALL_OVER_LIMIT_MS if self.pending > self.pending_max else STALL_MS)
+        if has_header and not self.headers:
+            has_header = False
+            if message.plain_tail == NULL:
+                self._strip(<size_t>message)
+            tail = message.plain_tail
+            tail_len = message.plain_tail_len
+        self.messages_out += 1
+        self.shared.counters.messages_out += 1
+        length = message.subject_len + subscription.sid_len + tail_len + HEAD_ROOM
+        if length > 32768:
+            return self._take_in_parts(subscription, message, tail, tail_len, has_header)
+        start = self.reserve(length)
+        at = start
+        if has_header:
+            memcpy(at, b"HMSG ", 5)
+            at += 5
+        else:
+            memcpy(at, b"MSG ", 4)
+            at += 4
+        memcpy(at, message.subject, message.subject_len)
+        at += message.subject_len
+        at[0] = c' '
+        at += 1
+        memcpy(at, subscription.sid, subscription.sid_len)
+        at += subscription.sid_len
+        memcpy(at, tail, tail_len)
+        at += tail_len
+        length = message.total_len if has_header or tail == message.tail else (
+            message.total_len - message.header_len)
+        self.bytes_out += length
+        self.shared.counters.bytes_out += length
+        if self.shared.is_tracing:
+            log.log(TRACE, "%s - ->> [%s]", self, session.quote(start[:at - start - tail_len]))
+        self.commit(<size_t>(at - start))
+        return 1
+
+    cdef int _take_in_parts(
+        self, Subscription* subscription, Message* message,
+        const unsigned char* tail, size_t tail_len, bint has_header,
+    ) except -1:
+        """The same for a message that would waste the rest of a chunk."""
+        if has_header:
+            self.append(b"HMSG ", 5)
+        else:
+            self.append(b"MSG ", 4)
+        self.append(message.subject, message.subject_len)
+        self.append(b" ", 1)
+        self.append(subscription.sid, subscription.sid_len)
+        self.append(tail, tail_len)
+        self.bytes_out += message.total_len
+        self.shared.counters.bytes_out += message.total_len
+        return 1
+
+    def _strip(self, size_t address):
+        """Build the tail for subscribers without headers; it serves every one of this message."""
+        cdef Message* message = <Message*>address
+        cdef size_t payload_len = message.total_len - message.header_len
+        cdef unsigned char* room = self.shared.plain_scratch_for(
+            tail_room(message.reply_len, payload_len))
+        message.plain_tail_len = write_tail(
+            room, message.tail + 1, message.reply_len, False, 0,
+            message.tail + message.tail_len - 2 - payload_len, payload_len)
+        message.plain_tail = room
+
+    cdef int _say(self, const unsigned char* text, size_t length) except -1:
+        """An answer, behind those that wait."""
+        if self._deferred is None:
+            return self.append(text, length)
+        self._deferred.append((0, PyBytes_FromStringAndSize(<const char*>text, length)))
+
+    cdef int _say_after_interest(self, const unsigned char* text, size_t length) except -1:
+        """An answer that promises that this client's subscriptions are known to the host."""
+        if self._interest_sequence == 0:
+            return self._say(text, length)
+        if self._deferred is None and self.shared.mesh.is_applied(self._interest_sequence):
+            self._interest_sequence = 0
+            return self.append(text, length)
+        if self._deferred is None:
+            self._deferred = []
+            self.shared.deferred.append(self)
+        self._deferred.append(
+            (self._interest_sequence, PyBytes_FromStringAndSize(<const char*>text, length)))
+
+    cdef bint release_deferred(self) except -1:
+        """Say what may be said by now. True when nothing waits any more."""
+        cdef bytes text
+        if self.is_closed:
+            return True
+        while self._deferred:
+            sequence, text = self._deferred[0]
+            if sequence and not self.shared.mesh.is_applied(sequence):
+                return False
+            self._deferred.pop(0)
+            if sequence >= self._interest_sequence:
+                self._interest_sequence = 0
+            self.append(<const unsigned char*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        self._deferred = None
+        return True
+
+    cdef int _ok(self) except -1:
+        if self.shared.is_tracing:
+            log.log(TRACE, "%s - ->> [OK]", self)
+        return self._say(b"+OK\r\n", 5)
+
+    def refuse(self, text: str) -> int:
+        """Answer with an error that does not close."""
+        cdef bytes line = b"-ERR '%b'\r\n" % (text.encode("utf-8", "surrogateescape"),)
+        log.debug("%s - %s", self, text)
+        self._say(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+        return 0
+
+    def _trace_publish(self, has_header, subject, payload):
+        log.log(TRACE, "%s - <<- [%s %s %d]", self, "HPUB" if has_header else "PUB",
+                session.quote(subject)[1:-1], len(payload))
+        log.log(TRACE, "%s - <<- MSG_PAYLOAD: [%s]", self, session.quote(payload))
+
+    def _trace_subscribe(self, subject, queue, sid):
+        log.log(TRACE, "%s - <<- [SUB %s %s %s]", self, session.quote(subject)[1:-1],
+                session.quote(queue)[1:-1], session.quote(sid)[1:-1])
+
+    # --- time ----------------------------------------------------------------------------------
+
+    cdef int _set_deadline(self) except -1:
+        cdef uint64_t deadline = self._ping_at_ms
+        if self.is_blocked and self.write_until_ms < deadline:
+            deadline = self.write_until_ms
+        self.shared.deadlines.move(self, deadline)
+
+    cdef int on_blocked(self) except -1:
+        self._set_deadline()
+
+    cdef int on_deadline(self, uint64_t now_ms) except -1:
+        if self.is_blocked and now_ms >= self.write_until_ms:
+            self.shared.counters.slow_consumers += 1
+            self.close(CloseReason.SLOW_CONSUMER_WRITE_DEADLINE)
+            return 0
+        if now_ms >= self._ping_at_ms:
+            self._ping_at_ms = now_ms + self.shared.ping_interval_ms
+            if self._is_ping_due(now_ms):
+                if self._pings_out + 1 > self.shared.pings_out_max:
+                    self.shared.counters.stale_connections += 1
+                    self.close(CloseReason.STALE_CONNECTION, errors.ERR_STALE_CONNECTION)
+                    return 0
+                self._pings_out += 1
+                self._ping_sent_ms = now_ms
+                self._has_pinged = True
+                if self.shared.is_tracing:
+                    log.log(TRACE, "%s - ->> [PING]", self)
+                self.append(b"PING\r\n", 6)
+        self._set_deadline()
+
+    def _is_ping_due(self, uint64_t now_ms) -> bool:
+        """A ping is left out when the client was heard of, but for the first one (sheet 5.1)."""
+        if not self._has_pinged:
+            return True
+        if now_ms - self.active_ms >= self.shared.ping_interval_ms:
+            return True
+        return not self._is_rtt_known and now_ms - self.started_ms > RTT_AGE_MS_MAX
+
+    # --- the end -------------------------------------------------------------------------------
+
+    cdef int on_broken(self) except -1:
+        self.close(CloseReason.WRITE_ERROR)
+
+    cdef int on_overflow(self) except -1:
+        self.shared.counters.slow_consumers += 1
+        self.close(CloseReason.SLOW_CONSUMER_PENDING_BYTES)
+
+    def close(self, reason: CloseReason, text: str | None = None, detail: str = "") -> None:
+        """End the connection: the last word if there is one, then everything it had."""
+        cdef bytes line
+        cdef int reads = 0
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.shared.poller.remove(self)
+        self.shared.deadlines.remove(self)
+        self._remove_all()
+        self._deferred = None
+        if text is not None:
+            line = b"-ERR '%b'\r\n" % (text.encode("utf-8", "surrogateescape"),)
+            self.append(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+        if not self.is_overflowing and not self.is_blocked:
+            self.flush()
+        shutdown(self.fd, SHUT_WR)
+        # Unread input would turn the end into a reset, and a reset can overtake the last word.
+        while reads < LAST_READS_MAX and recv(
+            self.fd, self.shared.buffer + self.shared.buffer_bytes, self.shared.buffer_bytes,
+            MSG_DONTWAIT,
+        ) > 0:
+            reads += 1
+        close(self.fd)
+        self.fd = -1
+        self.discard()
+        self.shared.connections.pop(self.client_id, None)
+        self.shared.counters.connections -= 1
+        if text is not None or detail:
+            log.error("%s - %s", self, text or detail)
+        log.debug("%s - Client connection closed: %s", self, reason.text)

@@ -1,0 +1,159 @@
+# cython: language_level=3str
+"""The listening socket of one worker: accept, number, greet.
+
+Every worker has its own socket on the one address (SO_REUSEPORT), opened by the supervisor, which
+keeps it open: what waits in it survives a worker. Client ids are unique on the host without asking
+anybody: worker i of n numbers i + 1, i + 1 + n, i + 1 + 2n, and goes on where its predecessor
+stopped.
+"""
+
+import logging
+
+cimport cython
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset, strerror
+
+from shardd import errors, limits
+from shardd.errors import CloseReason
+
+from shardd.poller cimport Source
+from shardd.worker.connection cimport Connection
+from shardd.worker.shared cimport Shared
+
+cdef extern from "sys/socket.h" nogil:
+    struct sockaddr:
+        pass
+    struct sockaddr_storage:
+        unsigned short ss_family
+    ctypedef unsigned int socklen_t
+    enum:
+        AF_INET
+        AF_INET6
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+    int accept4(int fd, sockaddr* address, socklen_t* length, int flags)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t length)
+
+cdef extern from "netinet/in.h" nogil:
+    struct in_addr:
+        pass
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        unsigned short sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        in6_addr sin6_addr
+    enum:
+        IPPROTO_TCP
+    unsigned short ntohs(unsigned short value)
+
+cdef extern from "netinet/tcp.h" nogil:
+    enum:
+        TCP_NODELAY
+
+cdef extern from "arpa/inet.h" nogil:
+    const char* inet_ntop(int family, const void* source, char* text, socklen_t length)
+
+cdef extern from "sys/epoll.h" nogil:
+    enum:
+        EPOLLIN
+
+cdef enum:
+    # Accepted in one turn, before connected clients have theirs.
+    ACCEPTS_MAX = 32
+
+log = logging.getLogger("shardd.worker")
+
+
+@cython.final
+cdef class Listener(Source):
+    """Accepts for one worker. Touched by its event loop only.
+
+    Args:
+        shared: the worker's parts.
+        listening: the worker's own listening socket, non-blocking.
+        worker_count: workers of the host.
+        later: `later(seconds, callback)` of the event loop.
+    """
+
+    def __init__(
+        self, Shared shared not None, object listening, uint64_t worker_count, object later
+    ):
+        self.shared = shared
+        self._socket = listening
+        self.fd = listening.fileno()
+        self._worker_count = worker_count
+        self._later = later
+        self._backoff_s = 0.0
+
+    def start(self) -> None:
+        """Accept from now on."""
+        if self.poller is None and self.fd >= 0:
+            self.shared.poller.add(self, EPOLLIN)
+
+    def stop(self) -> None:
+        """Accept no more; this process's share of the socket is closed."""
+        self.shared.poller.remove(self)
+        self.fd = -1
+        self._socket.close()
+
+    cdef int on_events(self, uint32_t events) except -1:
+        cdef int accepted
+        for accepted in range(ACCEPTS_MAX):
+            if not self._accept():
+                return 0
+
+    cdef int _accept(self) except -1:
+        """Take one connection; 0 when there is none, or none can be taken now."""
+        cdef sockaddr_storage address
+        cdef socklen_t length = sizeof(sockaddr_storage)
+        cdef char[64] text
+        cdef int one = 1
+        cdef int port = 0
+        cdef int fd
+        cdef const char* ip
+        cdef Connection connection
+        memset(&address, 0, sizeof(address))
+        fd = accept4(self.fd, <sockaddr*>&address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd < 0:
+            if errno == EINTR or errno == ECONNABORTED:
+                return 1
+            if errno != EAGAIN:
+                self._back_off(errno)
+            return 0
+        self._backoff_s = 0.0
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        if address.ss_family == AF_INET6:
+            ip = inet_ntop(AF_INET6, &(<sockaddr_in6*>&address).sin6_addr, text, sizeof(text))
+            port = ntohs((<sockaddr_in6*>&address).sin6_port)
+        else:
+            ip = inet_ntop(AF_INET, &(<sockaddr_in*>&address).sin_addr, text, sizeof(text))
+            port = ntohs((<sockaddr_in*>&address).sin_port)
+        self.shared.counters.connections += 1
+        self.shared.counters.connections_total += 1
+        connection = Connection(
+            self.shared, fd, self._next_client_id(),
+            ip.decode("ascii") if ip != NULL else "", port)
+        connection.open()
+        if <int64_t>self.shared.host_connections() > self.shared.connections_max:
+            connection.close(
+                CloseReason.MAXIMUM_CONNECTIONS_EXCEEDED, errors.ERR_MAX_CONNECTIONS)
+        return 1
+
+    def _next_client_id(self):
+        cdef uint64_t number = self.shared.counters.next_client
+        self.shared.counters.next_client = number + 1
+        return number * self._worker_count + self.shared.mesh.index + 1
+
+    cdef int _back_off(self, int error) except -1:
+        """Out of descriptors or memory: try again a little later, for longer each time."""
+        self._backoff_s = min(
+            self._backoff_s * 2 if self._backoff_s else limits.ACCEPT_BACKOFF_S_MIN,
+            limits.ACCEPT_BACKOFF_S_MAX)
+        log.error("Temporary Client Accept Error (%s), sleeping %dms",
+                  strerror(error).decode("ascii", "replace"), int(self._backoff_s * 1000))
+        self.shared.poller.remove(self)
+        self._later(self._backoff_s, self.start)

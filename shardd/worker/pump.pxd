@@ -1,0 +1,22 @@
+"""One pass of a worker: the C face."""
+
+from libc.stdint cimport uint64_t
+
+from shardd.poller cimport Source
+from shardd.router.doorbell cimport Doorbell
+from shardd.worker.shared cimport Shared
+
+# The worker's own doorbell among its sources: peers ring it when they wrote something for it.
+cdef class Bell(Source):
+    cdef Doorbell doorbell
+
+cdef class Pump:
+    cdef readonly Shared shared
+    cdef Doorbell _doorbell
+    cdef Bell _bell
+    cdef object _stall_timer
+    cdef object _later
+
+    cdef int _pass(self) except -1
+    cdef int _finish(self) except -1
+    cdef int _end_stalls(self) except -1

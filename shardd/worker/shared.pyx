@@ -1,0 +1,120 @@
+# cython: language_level=3str
+"""What all connections of one worker share: its parts, its buffers, its limits, its lists.
+
+One object per worker, made before the first connection. Connections reach everything through it,
+so a connection itself holds only what is its own.
+"""
+
+cimport cython
+import random
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+
+from shardd import limits
+from shardd.router.table cimport hash_key
+
+
+@cython.final
+cdef class Shared:
+    """Owned by the worker, touched by its event loop only.
+
+    Args:
+        config: the configuration in force.
+        info: makes the INFO lines.
+        poller, outbounds, dispatcher, mesh, deadlines: the worker's parts.
+        seed: for sid hashes and the jitter of first pings.
+    """
+
+    def __init__(
+        self,
+        object config,
+        object info,
+        Poller poller not None,
+        OutboundSet outbounds not None,
+        Dispatcher dispatcher not None,
+        Mesh mesh not None,
+        Deadlines deadlines not None,
+        uint64_t seed,
+    ):
+        self.poller = poller
+        self.outbounds = outbounds
+        self.dispatcher = dispatcher
+        self.sublist = dispatcher.sublist
+        self.mesh = mesh
+        self.deadlines = deadlines
+        self.slots = mesh.slots
+        self.counters = mesh.slots.slot(mesh.index)
+        self.info = info
+        self.random = random.Random(seed)
+        self.sid_key = hash_key(seed)
+        self.connections = {}
+        self.deferred = []
+        self.paused = []
+        self.stalled = []
+        self._read(config)
+        self.buffer_bytes = limits.READ_BYTES
+        self.buffer = <unsigned char*>malloc(2 * self.buffer_bytes)
+        if self.buffer == NULL:
+            raise MemoryError
+
+    def _read(self, config: object) -> None:
+        """Copy what the hot path needs of the configuration into typed fields."""
+        self.limits.control_line_max = config.max_control_line
+        self.limits.payload_max = config.max_payload
+        self.limits.headers = False
+        self.pending_max = config.max_pending
+        self.stall_at = <uint64_t>(config.max_pending * limits.STALL_SHARE)
+        self.subscriptions_max = config.max_subscriptions
+        self.subscription_tokens_max = config.max_subscription_tokens
+        self.connections_max = config.max_connections
+        self.ping_interval_ms = <uint64_t>(config.ping_interval_s * 1000)
+        self.first_ping_ms = min(self.ping_interval_ms, <uint64_t>(limits.FIRST_PING_S * 1000))
+        self.pings_out_max = config.ping_max
+        self.drops_instead_of_stalling = config.no_fast_producer_stall
+        self.has_headers = not config.no_header_support
+        self.is_tracing = config.trace
+
+    def __dealloc__(self):
+        free(self.buffer)
+        free(self.scratch)
+        free(self.plain_scratch)
+
+    cdef unsigned char* scratch_for(self, size_t length) except NULL:
+        """Room for a tail that has to be rebuilt; good for one message."""
+        if length > self.scratch_bytes:
+            self.scratch = _grown(self.scratch, length)
+            self.scratch_bytes = length
+        return self.scratch
+
+    cdef unsigned char* plain_scratch_for(self, size_t length) except NULL:
+        """Room for a tail without its headers; good for one message."""
+        if length > self.plain_scratch_bytes:
+            self.plain_scratch = _grown(self.plain_scratch, length)
+            self.plain_scratch_bytes = length
+        return self.plain_scratch
+
+    def tick(self) -> None:
+        """Act on deadlines that have passed, and show what other parts have counted."""
+        self.poller.read_clock()
+        self.mesh.now_ms = self.poller.now_ms
+        self.deadlines.sweep(self.poller.now_ms)
+        self.counters.ring_stalls = self.dispatcher.ring_stalls
+        self.counters.ring_bytes = self.dispatcher.ring_bytes
+        self.counters.oversize_messages = self.dispatcher.oversize_messages
+        self.counters.redirected = self.dispatcher.handed_on
+
+    cdef uint64_t host_connections(self) noexcept:
+        """Connections of the whole host, this worker's included."""
+        cdef uint64_t total = 0
+        cdef uint32_t index
+        for index in range(self.slots.count):
+            total += self.slots.slot(index).connections
+        return total
+
+
+cdef unsigned char* _grown(unsigned char* old, size_t length) except NULL:
+    cdef unsigned char* room = <unsigned char*>realloc(old, length)
+    if room == NULL:
+        raise MemoryError
+    return room

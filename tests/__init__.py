@@ -1,0 +1,1 @@
+"""The tests of shardd: unit, property, conformance, faults, fuzz, and the harness they share."""

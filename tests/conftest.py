@@ -1,0 +1,67 @@
+"""What holds for every test: support plugins, the crash sentinel, the time limit, the seed."""
+
+import os
+import random
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+pytest_plugins = ["tests.support.fixtures", "tests.support.leaks"]
+
+TIMEOUT_S: Final = 60
+TIMEOUT_SLOW_S: Final = 600
+SEED: Final = int(os.environ.get("SHARDD_TESTS_SEED") or random.SystemRandom().randrange(1 << 32))
+
+# The test that runs now is named in this file. A crash of the interpreter, which is what a mistake
+# in Cython code looks like, leaves it behind, and the next run says which test it was; the
+# traceback itself comes from faulthandler, which pytest has switched on.
+_sentinel_path: Path | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose where the sentinel lives."""
+    global _sentinel_path
+    _sentinel_path = Path(config.cache.mkdir("shardd")) / "running" if config.cache else None
+
+
+def pytest_report_header() -> list[str]:
+    """The seed, and the test in which the run before this one died."""
+    lines = [f"shardd: SHARDD_TESTS_SEED={SEED}"]
+    if _sentinel_path is not None and _sentinel_path.exists():
+        lines.append(f"shardd: the previous run died in {_sentinel_path.read_text()}")
+    return lines
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Name the test that runs now."""
+    if _sentinel_path is not None:
+        _sentinel_path.write_text(nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    """This run did not crash."""
+    if _sentinel_path is not None:
+        _sentinel_path.unlink(missing_ok=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test a time limit, unless it or the command line has one."""
+    if config.getoption("timeout", None) is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            is_slow = item.get_closest_marker("slow") or item.get_closest_marker("soak")
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SLOW_S if is_slow else TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The number from which every random choice of this run follows."""
+    return SEED
+
+
+@pytest.fixture(scope="session")
+def allow_missing() -> bool:
+    """Whether tests that need shardd may be skipped where it cannot be started; never in CI."""
+    return os.environ.get("SHARDD_TESTS_ALLOW_MISSING") == "1"

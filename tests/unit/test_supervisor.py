@@ -1,0 +1,301 @@
+"""The supervisor's loop with children that a test plays: forked, signalled, rung for, replaced."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from shardd import limits
+from shardd.config import Config
+from shardd.errors import ExitCode
+from shardd.host import HostSetup
+from shardd.process import Ended
+from shardd.slots import Slots, State
+from shardd.supervisor import Supervisor
+
+SILENCE_S = 5.0
+WORKERS = 2
+
+
+class FakeSignals:
+    """A queue that the test fills."""
+
+    def __init__(self, fd: int) -> None:
+        self.waiting: list[signal.Signals] = []
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def take(self) -> list[signal.Signals]:
+        taken, self.waiting = self.waiting, []
+        return taken
+
+
+class FakeChildren:
+    """Children that are numbers; they end when the test, or a kill, says so."""
+
+    def __init__(self) -> None:
+        self.next_pid = 100
+        self.forked: list[int] = []  # slot of each fork, in order
+        self.sent: list[tuple[int, signal.Signals]] = []
+        self.ends: list[Ended] = []
+        self.fork_error: OSError | None = None
+
+    def start(self, index: int) -> int:
+        if self.fork_error is not None:
+            raise self.fork_error
+        self.forked.append(index)
+        self.next_pid += 1
+        return self.next_pid
+
+    def signal(self, pid: int, number: signal.Signals) -> None:
+        self.sent.append((pid, number))
+        if number == signal.SIGKILL:
+            self.ends.append(Ended(pid, -signal.SIGKILL))
+
+    def reap(self) -> list[Ended]:
+        ends, self.ends = self.ends, []
+        return ends
+
+
+class Bench:
+    """A supervisor over a real shared page, with everything else in the test's hand."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        def eventfd() -> int:
+            fd = os.eventfd(0, os.EFD_NONBLOCK)
+            stack.callback(os.close, fd)
+            return fd
+
+        self.now = 1000.0
+        self.slots = Slots(WORKERS)
+        self.setup = HostSetup(
+            config=Config(heartbeat_silence_s=SILENCE_S),
+            server_id="N",
+            server_name="name",
+            host="127.0.0.1",
+            port=4222,
+            worker_count=WORKERS,
+            slots=self.slots,
+            rings=(),
+            doorbell_fds=tuple(eventfd() for _ in range(WORKERS)),
+            listeners=(),
+            control_dir="",
+            supervisor_fd=eventfd(),
+            hash_seed=0,
+        )
+        self.children = FakeChildren()
+        self.signals = FakeSignals(eventfd())
+        self.supervisor = Supervisor(self.setup, self.children, self.signals, lambda: self.now)
+
+    def boot(self) -> None:
+        """Both workers forked and ready."""
+        self.supervisor.step()
+        for index in range(WORKERS):
+            self.slots.set_state(index, State.READY)
+        self.supervisor.step()
+
+    def pid(self, index: int) -> int:
+        return self.slots.pid(index)
+
+    def end(self, index: int, code: int) -> None:
+        """The worker of this slot ends, and the supervisor notices."""
+        self.children.ends.append(Ended(self.pid(index), code))
+        self.supervisor.step()
+
+    def pass_time(self, seconds: float, *, mute: tuple[int, ...] = ()) -> None:
+        """Passes, beat by beat; workers that are not mute beat."""
+        for _ in range(round(seconds / limits.HEARTBEAT_S)):
+            self.now += limits.HEARTBEAT_S
+            for index in range(WORKERS):
+                if index not in mute:
+                    self.slots.beat(index)
+            self.supervisor.step()
+
+
+@pytest.fixture
+def bench(caplog: pytest.LogCaptureFixture) -> Iterator[Bench]:
+    caplog.set_level(logging.INFO, "shardd")
+    with ExitStack() as stack:
+        yield Bench(stack)
+
+
+def test_slot_is_prepared_before_the_fork_and_names_its_process_after(bench: Bench) -> None:
+    seen = []
+    start = bench.children.start
+
+    def look_and_start(index: int) -> int:
+        seen.append((bench.slots.state(index), bench.slots.incarnation(index)))
+        return start(index)
+
+    bench.children.start = look_and_start  # type: ignore[method-assign]
+    bench.supervisor.step()
+    assert seen == [(State.BOOTING, 1), (State.BOOTING, 1)]
+    assert [bench.pid(0), bench.pid(1)] == [101, 102]
+
+
+def test_server_is_ready_once_and_only_when_all_workers_are(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.supervisor.step()
+    bench.slots.set_state(0, State.READY)
+    bench.slots.set_state(1, State.JOINED)
+    bench.supervisor.step()
+    assert "Server is ready" not in caplog.messages
+    bench.slots.set_state(1, State.READY)
+    bench.supervisor.step()
+    bench.supervisor.step()
+    assert caplog.messages.count("Server is ready") == 1
+
+
+def test_crash_clears_the_slot_rings_every_doorbell_and_says_one_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.boot()
+    pid = bench.pid(1)
+    epoch = bench.slots.epoch
+    caplog.clear()
+    bench.end(1, -signal.SIGSEGV)
+    assert bench.slots.state(1) == State.EMPTY
+    assert bench.slots.epoch > epoch
+    assert [os.eventfd_read(fd) for fd in bench.setup.doorbell_fds] == [1, 1]
+    assert caplog.messages == [f"Worker 1, pid {pid}, ended: SIGSEGV, replacing it in 0.05s"]
+
+
+def test_replacement_gets_the_same_slot_with_a_new_incarnation(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.boot()
+    bench.end(1, 1)
+    bench.pass_time(limits.HEARTBEAT_S)
+    assert bench.children.forked == [0, 1, 1]
+    assert bench.slots.incarnation(1) == 2
+    assert bench.slots.incarnation(0) == 1
+    bench.slots.set_state(1, State.READY)
+    bench.supervisor.step()
+    assert caplog.messages[-1] == "Worker 1 is ready, pid 103"
+    assert caplog.messages.count("Server is ready") == 1
+
+
+def test_worker_that_was_ready_and_died_between_two_looks_is_no_failed_boot(bench: Bench) -> None:
+    for _ in range(2 * limits.BOOT_FAILURES_MAX):
+        bench.supervisor.step()
+        bench.slots.set_state(0, State.READY)
+        bench.slots.set_state(1, State.READY)
+        bench.end(0, -signal.SIGSEGV)
+        bench.pass_time(2 * limits.RESTART_BACKOFF_S_MAX)
+        assert bench.slots.state(0) == State.BOOTING
+
+
+def test_stranger_that_init_has_to_reap_changes_nothing(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.boot()
+    caplog.clear()
+    bench.children.ends.append(Ended(77_777, 1))
+    bench.supervisor.step()
+    assert caplog.messages == []
+    assert bench.children.forked == [0, 1]
+
+
+def test_full_doorbell_does_not_hold_the_supervisor_up(bench: Bench) -> None:
+    bench.boot()
+    os.eventfd_write(bench.setup.doorbell_fds[0], 2**64 - 2)
+    bench.end(1, 1)
+    assert os.eventfd_read(bench.setup.doorbell_fds[1]) == 1
+
+
+def test_silent_worker_gets_abort_and_then_kill_and_a_successor(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.boot()
+    pid = bench.pid(0)
+    bench.pass_time(SILENCE_S + 2 * limits.HEARTBEAT_S, mute=(0,))
+    assert bench.children.sent == [(pid, signal.SIGABRT), (pid, signal.SIGKILL)]
+    assert f"Worker 0, pid {pid}: no heartbeat for 5.0s, ending it" in caplog.messages
+    bench.pass_time(limits.HEARTBEAT_S)
+    assert bench.children.forked == [0, 1, 0]
+
+
+def test_supervisor_that_was_suspended_blames_nobody(bench: Bench) -> None:
+    bench.boot()
+    bench.pass_time(SILENCE_S - limits.HEARTBEAT_S, mute=(0, 1))
+    bench.now += 600.0
+    bench.supervisor.step()
+    assert bench.children.sent == []
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupt")]
+)
+def test_stop_tells_every_worker_and_ends_cleanly(
+    bench: Bench, caplog: pytest.LogCaptureFixture, number: signal.Signals, name: str
+) -> None:
+    bench.boot()
+    caplog.clear()
+    bench.signals.waiting = [number]
+    bench.supervisor.step()
+    assert bench.children.sent == [(101, signal.SIGTERM), (102, signal.SIGTERM)]
+    bench.children.ends = [Ended(101, 0), Ended(102, 0)]
+    assert bench.supervisor.serve() == ExitCode.CLEAN
+    assert caplog.messages == [
+        f'Trapped "{name}" signal',
+        "Initiating Shutdown...",
+        "Server Exiting..",
+    ]
+
+
+def test_second_interrupt_kills_but_a_second_term_does_not(bench: Bench) -> None:
+    bench.boot()
+    bench.signals.waiting = [signal.SIGTERM, signal.SIGTERM]
+    bench.supervisor.step()
+    assert (101, signal.SIGKILL) not in bench.children.sent
+    bench.signals.waiting = [signal.SIGINT]
+    bench.supervisor.step()
+    assert bench.children.sent[2:] == [(101, signal.SIGKILL), (102, signal.SIGKILL)]
+    assert bench.supervisor.serve() == ExitCode.CLEAN
+
+
+def test_failed_boots_end_the_server_with_their_own_code_and_one_clear_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.supervisor.step()
+    bench.slots.set_state(1, State.READY)
+    for _ in range(limits.BOOT_FAILURES_MAX):
+        bench.pass_time(1.0)
+        bench.end(0, 70)
+    assert caplog.messages[-1] == "Worker 0 could not boot 3 times in a row, giving up"
+    assert (bench.pid(1), signal.SIGTERM) in bench.children.sent
+    bench.children.ends.append(Ended(bench.pid(1), 0))
+    assert bench.supervisor.serve() == ExitCode.WORKER_BOOT_FAILED
+    assert bench.children.forked == [0, 1] + (limits.BOOT_FAILURES_MAX - 1) * [0]
+
+
+def test_fork_that_fails_is_tried_again(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.boot()
+    bench.children.fork_error = BlockingIOError(11, "Resource temporarily unavailable")
+    bench.end(0, 1)
+    bench.pass_time(1.0)
+    assert "Could not fork worker 0: Resource temporarily unavailable" in caplog.messages[-1]
+    assert bench.slots.state(0) == State.EMPTY
+    bench.children.fork_error = None
+    bench.pass_time(limits.RESTART_BACKOFF_S_MAX)
+    assert bench.children.forked == [0, 1, 0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_that_are_not_served_are_answered_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture, number: signal.Signals
+) -> None:
+    bench.boot()
+    caplog.clear()
+    bench.signals.waiting = [number]
+    bench.supervisor.step()
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0].startswith("Trapped")
+    assert bench.children.sent == []
+    assert bench.slots.state(0) == State.READY
