@@ -68,7 +68,7 @@ format: $(INSTALLED) ## rewrite the Python files as `make lint` wants them
 ASAN := build/asan
 ASAN_FLAGS := -fsanitize=address,undefined
 ASAN_CFLAGS := -O1 -g -fno-omit-frame-pointer $(ASAN_FLAGS) -fno-sanitize-recover=undefined
-ASAN_FILES := shardd bench tests docs conf pyproject.toml README.md CHANGELOG.md LICENSE Makefile
+ASAN_FILES := .ci shardd bench tests docs conf pyproject.toml README.md CHANGELOG.md LICENSE Makefile
 # libstdc++ stands beside libasan because libzmq throws and catches C++ exceptions. Leaks are off:
 # the interpreter itself leaves memory at exit.
 ASAN_ENV = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
@@ -143,7 +143,9 @@ $(BUILD_CONFIG): Makefile
 
 # The build's own requirements come first, so that pip need not fetch them a second time.
 $(INSTALLED): pyproject.toml | $(BIN)/python $(BUILD_CONFIG)
-	$(BIN)/pip install --quiet 'setuptools>=80,<83' 'Cython>=3.2,<3.4'
+	@$(BIN)/python -c 'import tomllib; file = open("pyproject.toml", "rb"); \
+	  print(*tomllib.load(file)["build-system"]["requires"], sep="\n")' > build/requirements.txt
+	$(BIN)/pip install --quiet -r build/requirements.txt
 	DIST_EXTRA_CONFIG=$(CURDIR)/$(BUILD_CONFIG) \
 	  $(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@

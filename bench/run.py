@@ -155,7 +155,8 @@ class Run:
             except FAILURES as failure:
                 # The death of the server explains everything that followed from it.
                 server.check_alive()
-                text = f"{type(failure).__name__}: {failure}; its output ends: {server.log_tail()}"
+                words = server.log_tail() or "nothing"
+                text = f"{type(failure).__name__}: {failure}; the server wrote: {words}"
                 raise LoadFailure(text) from failure
             server.check_alive()
             return measured

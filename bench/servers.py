@@ -133,8 +133,9 @@ class Server:
             )
 
     def log_tail(self) -> str:
-        """The end of what it wrote: why it failed, when it did."""
-        return self._log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace").strip()
+        """The last that it wrote beside what every server says: why it failed, when it did."""
+        lines = self._log.read_text("utf-8", "replace").splitlines()
+        return "; ".join(line for line in lines if "[INF]" not in line)[-LOG_TAIL_BYTES:]
 
     def _processes(self) -> Sequence[psutil.Process]:
         first = psutil.Process(self._process.pid)

@@ -263,9 +263,8 @@ cdef class Outbound(Source):
             return 0
         if self.is_overflowing:
             return self.on_overflow()
-        if self.is_blocked and not self.is_broken:
-            return 0
-        self.flush()
+        if not self.is_blocked:
+            self.flush()
         if self.is_broken:
             return self.on_broken()
         self._watch_room()

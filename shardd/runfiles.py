@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from shardd.errors import BootError
 from shardd.sockets import error_text
 
 _PREFIX: Final = "shardd-"
+_NAME: Final = re.compile(r"shardd-([0-9]{1,10})-[0-9a-f]{8}")
 # A unix socket's path has 108 bytes with its final zero; this many are kept for a name.
 _IPC_PATH_BYTES_MAX: Final = 107
 _IPC_NAME_BYTES_MAX: Final = 40
@@ -128,8 +130,8 @@ def _is_own_directory(entry: "os.DirEntry[str]") -> bool:
 
 def _clear_if_stale(path: Path) -> None:
     """The lock decides, not the pid alone: the pid may be one of another pid namespace."""
-    pid = path.name.removeprefix(_PREFIX).partition("-")[0]
-    if not pid.isascii() or not pid.isdigit() or _is_alive(int(pid)):
+    name = _NAME.fullmatch(path.name)
+    if name is None or _is_alive(int(name[1])):
         return
     lock_fd = None
     with contextlib.suppress(OSError):

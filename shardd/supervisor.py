@@ -323,7 +323,7 @@ class Supervisor:
             self._start(order.index)
             return
         if order.reason:
-            _log.error("Worker %d, pid %d: %s, ending it", order.index, order.pid, order.reason)
+            _log.error("Worker %d, pid %d: %s", order.index, order.pid, order.reason)
         self._children.signal(order.pid, _ORDER_SIGNALS[order.verb])
 
     def _start(self, index: int) -> None:

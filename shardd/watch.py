@@ -213,9 +213,9 @@ class Watch:
             return Order(Verb.KILL, index, worker.pid)
         worker.aborted_at = now
         if worker.ready_at is not None:
-            reason = f"no heartbeat for {now - worker.beat_at:.1f}s"
+            reason = f"no heartbeat for {now - worker.beat_at:.1f}s, ending it"
         else:
-            reason = f"not ready within {limits.BOOT_S_MAX:.1f}s"
+            reason = f"not ready within {limits.BOOT_S_MAX:.1f}s, ending it"
         return Order(Verb.ABORT, index, worker.pid, reason)
 
     def _due_stopping(self, now: float) -> list[Order]:
@@ -225,8 +225,12 @@ class Watch:
             kill = [(i, worker) for i, worker in live if not worker.is_killed]
             for _, worker in kill:
                 worker.is_killed = True
+            was_patient = self._kill_at > float("-inf")
+            reason = f"did not stop within {limits.STOP_S_MAX:.1f}s, killing it"
             self._kill_at = float("inf")
-            return [Order(Verb.KILL, i, worker.pid) for i, worker in kill]
+            return [
+                Order(Verb.KILL, i, worker.pid, reason if was_patient else "") for i, worker in kill
+            ]
         if self._must_terminate:
             self._must_terminate = False
             return [Order(Verb.TERMINATE, i, worker.pid) for i, worker in live]

@@ -13,8 +13,11 @@ and `_split`, which know the whole grammar. Tests hold both against a plain Pyth
 
 Facts are those of nats-server 2.15.1, asked over a socket, with these deliberate differences:
 
-- A CR or LF inside the arguments of PUB or HPUB is an argument error. The peer relays some of
-  them inside a subject, where they would break the line that a subscriber reads.
+- The first LF ends a line, and only a CR right before it is dropped. The peer takes a LF that is
+  the first byte of the arguments for an argument, and after any CR drops the last byte of the line.
+- A CR elsewhere in the arguments of PUB or HPUB is an argument error. The peer relays some inside
+  a subject, where they would break the line that a subscriber reads, and loses others when the
+  input is split there.
 - Runs of blanks before the arguments, and what follows PING, PONG and +OK, may be as long as the
   arguments of a control line. The peer drops such bytes without a bound; a parser that keeps
   nothing has to see them again, so they need one.

@@ -1,4 +1,4 @@
-"""What holds for every test: support plugins, the crash sentinel, the time limit, the seed."""
+"""What holds for every test: support plugins, the crash sentinel, the long time limit, the seed."""
 
 import os
 import random
@@ -9,7 +9,6 @@ import pytest
 
 pytest_plugins = ["tests.support.fixtures", "tests.support.leaks"]
 
-TIMEOUT_S: Final = 60
 TIMEOUT_SLOW_S: Final = 600
 SEED: Final = int(os.environ.get("SHARDD_TESTS_SEED") or random.SystemRandom().randrange(1 << 32))
 
@@ -45,14 +44,11 @@ def pytest_sessionfinish() -> None:
         _sentinel_path.unlink(missing_ok=True)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every test a time limit, unless it or the command line has one."""
-    if config.getoption("timeout", None) is not None:
-        return
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give long tests a longer time limit than the default of pyproject.toml."""
     for item in items:
-        if item.get_closest_marker("timeout") is None:
-            is_slow = item.get_closest_marker("slow") or item.get_closest_marker("soak")
-            item.add_marker(pytest.mark.timeout(TIMEOUT_SLOW_S if is_slow else TIMEOUT_S))
+        if item.get_closest_marker("slow") or item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SLOW_S))
 
 
 @pytest.fixture(scope="session")

@@ -73,10 +73,11 @@ class Session:
         done.result()
 
     async def close(self) -> None:
-        """Closes the connection, whatever state it is in."""
+        """Closes the connection if there is one."""
         self._fail("closed")
-        with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):
-            await self.client.close()
+        if self.client.is_connected:
+            with contextlib.suppress(OSError, TimeoutError, nats.errors.Error):
+                await self.client.close()
 
     async def _on_error(self, error: Exception) -> None:
         reason = _reason(error)
@@ -173,7 +174,9 @@ async def _session(url: str) -> AsyncIterator[Session]:
     try:
         await session.open()
         yield session
-    except (ValueError, TimeoutError, nats.errors.Error) as error:
+    except BrokenPipeError:  # nobody reads our output any more
+        raise
+    except (OSError, ValueError, TimeoutError, nats.errors.Error) as error:
         raise ClientError(_reason(error)) from None
     finally:
         await session.close()
@@ -237,7 +240,8 @@ def _public(url: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """What an exception says, in one line without the library's own prefix."""
-    if isinstance(error, OSError) and error.errno and error.errno > 0:
-        return os.strerror(error.errno).lower()
+    if isinstance(error, OSError) and error.errno:
+        is_resolving = error.errno < 0  # what getaddrinfo says has numbers of its own
+        return str(error.strerror if is_resolving else os.strerror(error.errno)).lower()
     text = str(error).replace("\n", " ").removeprefix("nats: ").strip("'\" ")
     return text or type(error).__name__

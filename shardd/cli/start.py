@@ -12,6 +12,7 @@ import click
 from shardd.cli import flags
 from shardd.cli.flags import FlagError, Kind
 from shardd.config import Config
+from shardd.errors import ConfigError
 from shardd.version import SHARDD_VERSION
 
 # Flags whose name is not that of the field which they set.
@@ -46,7 +47,7 @@ def build_config(options: Mapping[str, Any]) -> Config:
     for setting in options.get("set", ()):
         key, equals, value = setting.partition("=")
         if not equals:
-            raise click.UsageError(f'--set takes KEY=VALUE, not "{setting}"')
+            raise ConfigError(f'--set takes KEY=VALUE, not "{setting}"')
         config = config.with_setting(key.strip(), value.strip())
     given = {
         _FIELDS.get(name, name): value

@@ -1,9 +1,28 @@
 """Putting the patterns that match one subject together into one `Match`: the C face."""
 
-from shardd.router.sublist cimport Match
+from libc.stdint cimport uint32_t, uint64_t
+
+from shardd.router.patterns cimport RemoteWeight, Subscription
 from shardd.router.trie cimport Vector
 
-from libc.stdint cimport uint64_t
+# One queue group over all patterns that match a subject.
+cdef struct MatchGroup:
+    const unsigned char* name
+    uint32_t name_len
+    uint32_t local_count
+    Subscription** members    # local_count of them
+    uint32_t remote_count
+    RemoteWeight* remotes     # one per process, weights summed over patterns
+    uint64_t weight           # local_count + remote weights
+
+# Who gets one literal subject. The memory stays until `release`; a subscription that was removed
+# since says so. What it says is current until the next change.
+cdef struct Match:
+    uint64_t processes        # bit mask of other processes with plain interest
+    uint32_t plain_count
+    uint32_t group_count
+    Subscription** plain
+    MatchGroup* groups
 
 # What a result needs, counted before it is allocated.
 cdef struct MatchPlan:

@@ -8,12 +8,10 @@ from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memcpy
 
-from shardd.router.sublist cimport (
+from shardd.router.patterns cimport (
     MASK_BITS,
     Group,
     Interest,
-    Match,
-    MatchGroup,
     RemoteWeight,
     Subscription,
     name_bytes,

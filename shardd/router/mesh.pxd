@@ -17,7 +17,8 @@ cdef class Peer:
     cdef Consumer consumer
     cdef size_t offset                     # into the records of the batch at hand
     cdef dict oversize                     # bodies that came before their records, by number
-    cdef uint64_t blocked_since_ms         # 0, or since when its batch waits for something
+    cdef bint is_blocked                   # its batch waits for a control message
+    cdef uint64_t blocked_since_ms         # since when, 0 when it does not
     cdef uint64_t stalled_client           # the last of its clients that was held back from here
     cdef uint64_t stalled_at_ms
 

@@ -221,6 +221,7 @@ cdef class Mesh:
             peer = self._peers[sender]
             if peer is None or peer.incarnation != incarnation:
                 return
+        peer.is_blocked = False
         if kind == INTEREST or kind == SNAPSHOT:
             self._apply(peer, kind, first, second)
         elif kind == OVERSIZE:
@@ -266,7 +267,7 @@ cdef class Mesh:
             return True
         for peer in self._reading:
             # A batch that waits for a control message is woken by that message.
-            if peer.blocked_since_ms == 0 and peer.consumer.is_behind():
+            if not peer.is_blocked and peer.consumer.is_behind():
                 return True
         return False
 
@@ -338,6 +339,7 @@ cdef class Mesh:
 
     def _wait(self, Peer peer):
         """A batch has to wait for a control message; for ever would be a fault of ours."""
+        peer.is_blocked = True
         if peer.blocked_since_ms == 0:
             peer.blocked_since_ms = self.now_ms
         elif self.now_ms - peer.blocked_since_ms > STUCK_MS:

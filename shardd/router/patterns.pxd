@@ -1,12 +1,111 @@
-"""The patterns and queue groups of an index, one level below `Sublist`: the C face.
+"""Subscriptions, patterns and queue groups of one index, below `Sublist`: the structs, the C face.
 
+A pattern stays while it has local subscriptions, groups, other processes' interest, or an
+announcement that was not withdrawn. What leaves the index is chained and freed by `free_retired`.
 Functions that take a hash want the pattern's (`interest_hash`), which every caller has at hand.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from shardd.router.frame cimport Message
+from shardd.router.match_cache cimport MatchCache
 from shardd.router.subject cimport SubjectKind
-from shardd.router.sublist cimport Announcement, Group, Index, Interest, Subscription
+from shardd.router.table cimport HashKey, Table
+from shardd.router.trie cimport Trie, Vector
+
+cdef enum:
+    MASK_BITS = 64            # other processes that a mask can name
+
+# Who receives. Embedded by value in whatever owns subscriptions (a connection, an embedded
+# client); `deliver` returns 1 when it took the message, 0 when it cannot take it, -1 on error.
+ctypedef int (*deliver_function)(
+    void* owner, Subscription* subscription, Message* message
+) except -1
+
+# Called after the delivery that reached `max_deliveries`: the owner removes the subscription.
+ctypedef int (*expire_function)(void* owner, Subscription* subscription) except -1
+
+cdef struct Subscriber:
+    void* owner
+    deliver_function deliver
+    expire_function expire
+
+cdef struct Interest
+cdef struct Group
+
+cdef struct Subscription:
+    Subscriber* subscriber
+    Interest* interest
+    Group* group              # NULL: a plain subscription
+    Subscription* next        # siblings on the same pattern and group
+    Subscription* previous
+    uint64_t delivered        # deliveries since SUB
+    uint64_t max_deliveries   # 0: no limit
+    uint64_t sid_hash
+    uint32_t sid_len
+    bint is_removed           # taken out of the index, not yet freed
+    unsigned char sid[1]      # sid_len bytes, allocated with the struct
+
+# Interest of another process in a queue group.
+cdef struct RemoteWeight:
+    uint32_t process          # slot number
+    uint32_t weight           # members there
+
+# What this process tells the others about one key: a pattern, or a queue group on a pattern. It
+# stands in a queue of changes while its count and what was announced differ.
+cdef struct Announcement:
+    Announcement* next        # in the queue of changes; NULL: not queued
+    Announcement* previous
+    uint32_t announced        # the count last told; plain: 0 or 1
+    uint32_t index            # in the array of announced keys, while `announced` is not 0
+    uint32_t kind             # AnnouncementKind
+    uint32_t length           # of the subject or the queue name
+
+cdef enum AnnouncementKind:
+    ANNOUNCES_LITERAL = 0     # an Interest, its pattern without a wildcard
+    ANNOUNCES_WILDCARD = 1    # an Interest
+    ANNOUNCES_GROUP = 2       # a Group
+
+# One pattern of one account: its local subscriptions, queue groups, and other processes' interest.
+# The pattern's bytes stand right behind the struct.
+cdef struct Interest:
+    Announcement announcement # first, so that one pointer serves for both
+    Subscription* plain       # local ones
+    Group* groups
+    uint64_t processes        # others with plain interest
+    uint32_t account
+    uint32_t plain_count
+
+# The members of one queue group on one pattern. The name's bytes stand right behind the struct.
+cdef struct Group:
+    Announcement announcement
+    Interest* interest
+    Group* next               # siblings on the same pattern
+    Group* previous
+    Subscription* members     # local ones
+    RemoteWeight* remotes     # one per process with members
+    uint32_t local_count
+    uint32_t remote_count
+
+# What an index consists of.
+cdef struct Index:
+    HashKey key
+    Table interests           # all patterns, by account and bytes
+    Table groups              # all queue groups, by interest and name
+    Trie trie                 # the wildcard patterns
+    MatchCache cache
+    Announcement changes      # head of the circular queue of changes
+    Vector announced          # every Announcement that was told and not withdrawn
+    Vector found              # scratch of `match`: interests, then their groups
+    Vector found_groups
+    Subscription* removed     # waiting for `release`, chained by `next`
+    Announcement* retired     # interests and groups, likewise
+
+cdef inline const unsigned char* subject_bytes(const Interest* interest) noexcept nogil:
+    return <const unsigned char*>(interest + 1)
+
+cdef inline const unsigned char* name_bytes(const Group* group) noexcept nogil:
+    return <const unsigned char*>(group + 1)
 
 cdef uint64_t interest_hash(const Index* index, const Interest* interest) noexcept nogil
 cdef Interest* find_interest(

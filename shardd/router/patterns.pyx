@@ -1,7 +1,6 @@
-"""Patterns and queue groups of an index: found, made, announced, and dropped when nobody is left.
+"""Patterns and queue groups of an index: found, made, announced, dropped when nobody is left.
 
-A pattern stays while it has local subscriptions, groups, other processes' interest, or an
-announcement that was not withdrawn. What leaves the index is chained and freed by `free_retired`.
+The order inside a change is always the same: hang or take off, invalidate, drop what is idle.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -10,19 +9,6 @@ from libc.string cimport memcpy
 
 from shardd.router.match_cache cimport cache_drop, cache_free, cache_touch
 from shardd.router.subject cimport SUBJECT_WILDCARD, SubjectKind
-from shardd.router.sublist cimport (
-    ANNOUNCES_GROUP,
-    ANNOUNCES_LITERAL,
-    ANNOUNCES_WILDCARD,
-    Announcement,
-    Group,
-    Index,
-    Interest,
-    RemoteWeight,
-    Subscription,
-    name_bytes,
-    subject_bytes,
-)
 from shardd.router.table cimport (
     hash_bytes,
     same_bytes,
@@ -342,7 +328,7 @@ cdef void free_interest(Interest* interest) noexcept nogil:
     free(interest)
 
 
-# --- subscriptions and remote interest --------------------------------------------------------------
+# --- subscriptions and remote interest ------------------------------------------------------------
 
 cdef void link(
     Index* index, Subscription* subscription, Interest* interest, Group* group

@@ -185,7 +185,7 @@ cdef class Ring:
 
     def poke_data(self, uint64_t position, data: bytes) -> None:
         """Overwrites the data area, so that a test sees damage found."""
-        if len(data) > self.size:
+        if <size_t>len(data) > self.size:
             raise ValueError(f"{len(data)} bytes do not fit the ring")
         memcpy(at(self, position), <const char*>data, len(data))
 

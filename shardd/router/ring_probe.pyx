@@ -3,7 +3,7 @@
 
 Numbered records fill a ring at C speed and are checked byte by byte on the other side. The races
 let two processes take the steps of a protocol at the same instant, many times, and count how often
-neither saw the other; with a full fence missing that happens on every machine with two cores.
+neither saw the other: with a full fence missing it happens wherever two cores run them at once.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -143,7 +143,7 @@ cdef bint meet(Race* race) noexcept nogil:
     """
     cdef uint64_t turn = race.turn[0] + 1
     cdef uint64_t spins = 0
-    cdef uint32_t loops
+    cdef uint32_t _loop
     # Release and acquire: what each did before the meeting, the other one sees after it.
     atomic_store_u64(race.turn, turn)
     while atomic_load_u64(race.turn_of_other) < turn:
@@ -152,7 +152,7 @@ cdef bint meet(Race* race) noexcept nogil:
             sched_yield()
             if spins > YIELDS_MAX:
                 return False
-    for loops in range(race.delay):
+    for _loop in range(race.delay):
         atomic_load_u64(race.turn)
     return True
 

@@ -1,3 +1,5 @@
+"""The subject index as the mesh sees it; connections and dispatch use its C face."""
+
 import dataclasses
 from collections.abc import Iterable
 

@@ -31,6 +31,10 @@ from shardd.router.match_cache cimport (
 )
 from shardd.router.match_result cimport MatchPlan, fill_match, plan_bytes, plan_match
 from shardd.router.patterns cimport (
+    ANNOUNCES_GROUP,
+    ANNOUNCES_LITERAL,
+    MASK_BITS,
+    Announcement,
     drop_group_if_idle,
     drop_if_idle,
     drop_key_if_idle,
@@ -43,15 +47,18 @@ from shardd.router.patterns cimport (
     link,
     local_count,
     mark_announced,
+    name_bytes,
     obtain_group,
     obtain_interest,
     set_remote_group,
     set_remote_plain,
+    subject_bytes,
     unlink,
 )
 from shardd.router.subject cimport SUBJECT_INVALID, SubjectKind, is_reachable, subject_kind
 from shardd.router.table cimport hash_bytes, hash_key
 from shardd.router.trie cimport (
+    Vector,
     trie_collect,
     trie_nodes,
     vector_push,

@@ -1,8 +1,11 @@
+"""A door to the C face of the index, for tests and the micro-benchmark."""
+
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from shardd.router.sublist import Sublist
 
-MatchData = tuple[list[int], int, dict[bytes, tuple[list[int], dict[int, int], int]]]
+MatchData: TypeAlias = tuple[list[int], int, dict[bytes, tuple[list[int], dict[int, int], int]]]
 
 class Probe:
     index: Sublist

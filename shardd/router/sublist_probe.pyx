@@ -6,7 +6,7 @@ The `_many` methods do in one C loop what a benchmark wants to time.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from shardd.router.trie cimport vector_free, vector_push
 
@@ -47,10 +47,14 @@ cdef class Probe:
         """Subscribes; returns the handle."""
         cdef size_t handle = self._subscriptions.count
         cdef bytes sid = b"%d" % handle
-        cdef Subscription* subscription = self.index.insert(
-            account, data(subject), PyBytes_GET_SIZE(subject),
-            NULL if queue is None else data(queue),
-            0 if queue is None else PyBytes_GET_SIZE(queue),
+        cdef const unsigned char* name = NULL
+        cdef size_t name_len = 0
+        cdef Subscription* subscription
+        if queue is not None:
+            name = data(queue)
+            name_len = PyBytes_GET_SIZE(queue)
+        subscription = self.index.insert(
+            account, data(subject), PyBytes_GET_SIZE(subject), name, name_len,
             data(sid), PyBytes_GET_SIZE(sid), &self._subscriber,
         )
         if vector_push(&self._subscriptions, subscription) < 0:
@@ -97,7 +101,6 @@ cdef class Probe:
         return self._pattern(<size_t>subscription)
 
     cdef tuple _plain_data(self, const Match* match):
-        cdef const Subscription* member
         cdef uint32_t i, j
         cdef dict groups = {}
         plain = sorted([handle_of(match.plain[i]) for i in range(match.plain_count)])
@@ -151,8 +154,8 @@ cdef class Probe:
         """Matches each subject so often, one after the other; how many plain ones were found."""
         cdef size_t found = 0
         cdef bytes subject
-        cdef size_t i
-        for i in range(rounds):
+        cdef size_t _
+        for _ in range(rounds):
             for subject in subjects:
                 found += self.index.match(
                     account, data(subject), PyBytes_GET_SIZE(subject)

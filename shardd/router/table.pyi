@@ -1,3 +1,5 @@
+"""A door to the hash table and its keyed hash, for tests; users cimport it."""
+
 def hash_of(seed: int, context: int, data: bytes) -> int: ...
 
 class TableProbe:

@@ -6,7 +6,6 @@ from libc.string cimport memcpy
 
 from shardd.router.subject cimport is_token, token_end
 from shardd.router.table cimport (
-    Table,
     hash_bytes,
     same_bytes,
     table_find,

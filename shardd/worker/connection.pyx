@@ -63,6 +63,7 @@ from shardd.wire cimport (
     UNKNOWN_OPERATION,
     VERB_CONNECT,
     VERB_ERR,
+    VERB_INFO,
     VERB_PING,
     VERB_PONG,
     VERB_PUB,
@@ -350,6 +351,10 @@ cdef class Connection(Outbound):
             return self._unsubscribe(operation)
         if operation.verb == VERB_CONNECT:
             return self._connect(operation)
+        if operation.verb == VERB_INFO:
+            if not session.is_info(operation.args[:operation.args_len]):
+                self.close(CloseReason.PROTOCOL_VIOLATION, detail="INFO is not a JSON object")
+            return 0
         if operation.verb == VERB_ERR:
             log.error("%s - Client error %s", self,
                       session.quote(operation.args[:operation.args_len]))
@@ -532,7 +537,8 @@ cdef class Connection(Outbound):
         if shared.is_tracing:
             log.log(TRACE, "%s - <<- [CONNECT]", self)
         try:
-            options = session.connect(operation.args[:operation.args_len], self.options)
+            options = session.connect(
+                operation.args[:operation.args_len], self.options, shared.has_headers)
         except ProtocolError as error:
             self.close(error.reason, error.text, str(error))
             return 0
@@ -688,11 +694,13 @@ cdef class Connection(Outbound):
     cdef bint release_deferred(self) except -1:
         """Say what may be said by now. True when nothing waits any more."""
         cdef bytes text
+        cdef uint64_t sequence
         if self.is_closed:
             return True
         while self._deferred:
             sequence, text = self._deferred[0]
-            if sequence and not self.shared.mesh.is_applied(sequence):
+            # All changes have been announced by now; one that was taken back needed no number.
+            if not self.shared.mesh.is_applied(min(sequence, self.shared.mesh.sequence)):
                 return False
             self._deferred.pop(0)
             if sequence >= self._interest_sequence:
@@ -736,6 +744,8 @@ cdef class Connection(Outbound):
     cdef int on_deadline(self, uint64_t now_ms) except -1:
         if self.is_blocked and now_ms >= self.write_until_ms:
             self.shared.counters.slow_consumers += 1
+            log.info("%s - Slow Consumer Detected: WriteDeadline of %gs exceeded with %d bytes",
+                     self, self.outbounds.write_deadline_ms / 1000, self.pending)
             self.close(CloseReason.SLOW_CONSUMER_WRITE_DEADLINE)
             return 0
         if now_ms >= self._ping_at_ms:
@@ -768,6 +778,7 @@ cdef class Connection(Outbound):
 
     cdef int on_overflow(self) except -1:
         self.shared.counters.slow_consumers += 1
+        log.info("%s - Slow Consumer Detected: MaxPending of %d Exceeded", self, self.pending_max)
         self.close(CloseReason.SLOW_CONSUMER_PENDING_BYTES)
 
     def close(self, reason: CloseReason, text: str | None = None, detail: str = "") -> None:

@@ -16,6 +16,7 @@ from libc.string cimport memset, strerror
 
 from shardd import errors, limits
 from shardd.errors import CloseReason
+from shardd.sockets import plain_address
 
 from shardd.poller cimport Source
 from shardd.worker.connection cimport Connection
@@ -136,7 +137,7 @@ cdef class Listener(Source):
         self.shared.counters.connections_total += 1
         connection = Connection(
             self.shared, fd, self._next_client_id(),
-            ip.decode("ascii") if ip != NULL else "", port)
+            plain_address(ip.decode("ascii")) if ip != NULL else "", port)
         connection.open()
         if <int64_t>self.shared.host_connections() > self.shared.connections_max:
             connection.close(

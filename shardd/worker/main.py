@@ -16,7 +16,7 @@ import uvloop
 
 from shardd import limits
 from shardd import log as logs
-from shardd.errors import CloseReason, ExitCode
+from shardd.errors import BootError, CloseReason, ExitCode
 from shardd.host import HostSetup
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
@@ -82,9 +82,8 @@ class Worker:
         """Join the mesh. `Server is ready` is the supervisor's to say, when all have."""
         self._control.start(self._mesh.on_message, self._on_control, self._on_stall)
         self._loop.add_reader(self._poller.fd, self._pump.run)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.stop)
-        self._loop.add_signal_handler(signal.SIGUSR1, logs.reopen)
+        self._loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
@@ -130,6 +129,12 @@ class Worker:
         if not self._is_accepting:
             self._on_control()
         self._pump.finish()
+
+    def _reopen_log(self) -> None:
+        try:
+            logs.reopen()
+        except BootError as error:
+            log.error("%s", error)
 
     def _notify_supervisor(self) -> None:
         with contextlib.suppress(BlockingIOError):

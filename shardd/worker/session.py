@@ -3,6 +3,7 @@
 No IO. The hot path reads the outcome from typed fields of the connection.
 """
 
+import json
 from typing import Final
 
 from shardd import errors
@@ -28,8 +29,13 @@ _ESCAPES: Final = {
 }
 
 
-def connect(data: bytes, previous: ConnectOptions) -> ConnectOptions:
+def connect(data: bytes, previous: ConnectOptions, serves_headers: bool) -> ConnectOptions:
     """Read a CONNECT and check what can be checked without credentials.
+
+    Args:
+        data: the JSON.
+        previous: the options in force, which fields that are absent leave as they are.
+        serves_headers: whether this server has headers at all.
 
     Raises:
         ProtocolError: the JSON is broken, or asks for what cannot be.
@@ -47,13 +53,21 @@ def connect(data: bytes, previous: ConnectOptions) -> ConnectOptions:
             errors.ERR_INVALID_CLIENT_PROTOCOL,
             f"client protocol {options.protocol}",
         )
-    if options.no_responders and not options.headers:
+    if options.no_responders and not (options.headers and serves_headers):
         raise ProtocolError(
             CloseReason.NO_RESPONDERS_REQUIRES_HEADERS,
             errors.ERR_NO_RESPONDERS_HEADERS,
             "no responders without headers",
         )
     return options
+
+
+def is_info(data: bytes) -> bool:
+    """Whether the argument of an INFO is what nats-server accepts and ignores: a JSON object."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def publish_refusal(subject: bytes, reply: bytes) -> str | None:

@@ -84,9 +84,7 @@ def test_a_header_block_must_be_followed_by_cr_lf_like_any_payload(join: Join) -
     client.expect_fatal(b"Unknown Protocol Operation")
 
 
-def test_the_limit_on_payloads_counts_the_header_block(
-    server_with: ServerWith, dial: Dial
-) -> None:
+def test_the_limit_on_payloads_counts_the_header_block(server_with: ServerWith, dial: Dial) -> None:
     server = server_with(max_payload=100)
     client = dial(server).connect(headers=True)
     client.send(b"SUB hlimit.a 1\r\nHPUB hlimit.a 18 100\r\n", BLOCK, b"x" * 82, b"\r\n")

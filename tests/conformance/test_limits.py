@@ -1,4 +1,4 @@
-"""Limits on sizes, counts and pending bytes, at the last value that passes and the first that fails."""
+"""Limits on sizes, counts and pending bytes: the last value that passes, the first that fails."""
 
 import pytest
 
@@ -150,13 +150,9 @@ def test_a_subscription_with_too_many_tokens_is_refused(
     client.send(b"SUB a.b.c 1\r\nSUB a.b.> 2\r\nPUB a.b.c.d 0\r\n\r\n")
     client.expect_msg(b"a.b.c.d", b"2", b"")
     client.send(b"SUB a.b.c.d 3\r\n")
-    client.expect_error(
-        b'Permissions Violation for Subscription to "a.b.c.d", too many tokens'
-    )
+    client.expect_error(b'Permissions Violation for Subscription to "a.b.c.d", too many tokens')
     client.send(b"SUB a.b.*.> workers 4\r\n")
-    client.expect_error(
-        b'Permissions Violation for Subscription to "a.b.*.>", too many tokens'
-    )
+    client.expect_error(b'Permissions Violation for Subscription to "a.b.*.>", too many tokens')
 
 
 # --- max_connections --------------------------------------------------------------------------
@@ -292,7 +288,7 @@ def test_without_the_stall_messages_are_dropped_and_the_subscriber_stays(
 def read_numbers(subscriber: WireClient) -> list[int]:
     """The numbers of all whole messages that come before the PONG."""
     subscriber.send(b"PING\r\n")
-    numbers = []
+    numbers: list[int] = []
     while True:
         line = subscriber.expect_line()
         if line == b"PONG\r\n":

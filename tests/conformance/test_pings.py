@@ -7,7 +7,6 @@ import pytest
 
 from tests.support.broker import Broker
 from tests.support.fixtures import Dial, ServerWith
-from tests.support.wireclient import WireClient
 
 STALE = b"-ERR 'Stale Connection'\r\n"
 

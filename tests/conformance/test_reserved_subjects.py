@@ -15,7 +15,17 @@ def test_publishing_to_a_reserved_subject_is_refused(join: Join, subject: bytes)
 
 @pytest.mark.parametrize(
     "subject",
-    [b"_R_.a", b"$JS.ACK.a", b"$GNR.a", b"$JS.API.a", b"_GR", b"$G", b"$SYS.a", b"x._GR_.a", b"_gr_.a"],
+    [
+        b"_R_.a",
+        b"$JS.ACK.a",
+        b"$GNR.a",
+        b"$JS.API.a",
+        b"_GR",
+        b"$G",
+        b"$SYS.a",
+        b"x._GR_.a",
+        b"_gr_.a",
+    ],
 )
 def test_publishing_to_a_similar_subject_is_allowed(join: Join, subject: bytes) -> None:
     client = join()
@@ -35,7 +45,9 @@ def test_a_reserved_reply_is_refused_and_the_message_dropped(join: Join, reply: 
     client.expect_error(b'Permissions Violation for Publish with Reply of "' + reply + b'"')
 
 
-@pytest.mark.parametrize("reply", [b"_R_", b"$JS.API.a", b"$GNR.a", b"$NRG.a", b"_INBOX.a", b"$SYS.a"])
+@pytest.mark.parametrize(
+    "reply", [b"_R_", b"$JS.API.a", b"$GNR.a", b"$NRG.a", b"_INBOX.a", b"$SYS.a"]
+)
 def test_a_similar_reply_is_allowed(join: Join, reply: bytes) -> None:
     client = join()
     client.send(b"SUB allowed.reply 1\r\n")
@@ -103,9 +115,7 @@ def test_a_refused_subject_is_quoted_like_a_go_string(
 
 
 @pytest.mark.parametrize(("raw_text", "quoted"), QUOTED[:6])
-def test_a_refused_reply_is_quoted_the_same_way(
-    join: Join, raw_text: bytes, quoted: bytes
-) -> None:
+def test_a_refused_reply_is_quoted_the_same_way(join: Join, raw_text: bytes, quoted: bytes) -> None:
     client = join()
     client.publish(b"x", b"", b"_R_." + raw_text)
     client.expect_error(b'Permissions Violation for Publish with Reply of "_R_.' + quoted + b'"')

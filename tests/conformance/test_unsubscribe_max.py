@@ -13,9 +13,7 @@ def pair(request: pytest.FixtureRequest, join: Join) -> tuple[WireClient, WireCl
     return subscriber, subscriber if request.param == "own" else join()
 
 
-def publish_many(
-    subscriber: WireClient, publisher: WireClient, subject: bytes, count: int
-) -> None:
+def publish_many(subscriber: WireClient, publisher: WireClient, subject: bytes, count: int) -> None:
     """Publish 0, 1, 2 ... and then an end marker that the subscriber waits for elsewhere."""
     for number in range(count):
         publisher.publish(subject, b"%d" % number)

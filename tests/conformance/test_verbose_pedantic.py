@@ -97,7 +97,18 @@ def test_a_reserved_publish_gets_the_error_and_no_acknowledgement(join: Join) ->
 
 
 INVALID_TO_PUBLISH = [b"p..a", b".p", b"p.", b"p.*", b"*", b">", b"p.>", b"*.p", b"p.*.q"]
-VALID_TO_PUBLISH = [b"p", b"p.q", b"p*", b"p.q*", b"p>", b">p", b"p.>q", b"p**", b"\xc3\xa9", b"p.\0"]
+VALID_TO_PUBLISH = [
+    b"p",
+    b"p.q",
+    b"p*",
+    b"p.q*",
+    b"p>",
+    b">p",
+    b"p.>q",
+    b"p**",
+    b"\xc3\xa9",
+    b"p.\0",
+]
 
 
 @pytest.mark.parametrize("subject", INVALID_TO_PUBLISH)

@@ -5,6 +5,7 @@ answers each connection with one line, "index incarnation pid", and closes it.
 """
 
 import json
+import logging
 import os
 import select
 import signal
@@ -40,6 +41,12 @@ def boot(index: int) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+def hang() -> None:
+    """Not a beat more, and only a signal that kills gets it out."""
+    while True:
+        signal.pause()
+
+
 def work(setup: HostSetup, index: int) -> int:
     """A worker's life."""
     slots = setup.slots
@@ -49,6 +56,8 @@ def work(setup: HostSetup, index: int) -> int:
     slots.beat(index)
     slots.set_state(index, State.READY)
     os.eventfd_write(setup.supervisor_fd, 1)
+    if behaviour == "first worker hangs" and index == 0 and slots.incarnation(index) == 1:
+        hang()
     while not is_told_to_end:
         ready, _, _ = select.select([listener], [], [], 0.05)
         slots.beat(index)
@@ -56,6 +65,7 @@ def work(setup: HostSetup, index: int) -> int:
             connection, _ = listener.accept()
             connection.sendall(line)
             connection.close()
+    logging.getLogger("shardd.fake").info("Worker %d has stopped by itself", index)
     return 0
 
 

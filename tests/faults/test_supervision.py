@@ -5,10 +5,12 @@ The workers are stand-ins (`fake_host`), so that what is tested is the superviso
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -28,8 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 class FakeHost:
     """One supervisor process and its workers, in a directory of its own."""
 
-    def __init__(self, directory: Path, behaviour: str, config: dict[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, runtime_place: Path, behaviour: str, config: dict[str, Any]
+    ) -> None:
         directory.mkdir(exist_ok=True)
+        self._runtime_place = runtime_place
         self.directory = directory
         self.log = directory / "output"
         settings = {
@@ -46,7 +51,7 @@ class FakeHost:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(runtime_place)},
                 start_new_session=True,
             )
         self.supervisor = psutil.Process(self.process.pid)
@@ -72,6 +77,10 @@ class FakeHost:
         url = json.loads(self.ports_file.read_text())["nats"][0]
         return int(url.rpartition(":")[2])
 
+    def runtime_directories(self) -> list[Path]:
+        """What it has, or left, in the place for such directories."""
+        return list(self._runtime_place.glob(f"shardd-{self.process.pid}-*"))
+
     def workers(self) -> list[psutil.Process]:
         """The workers that live now."""
         found = [
@@ -82,10 +91,12 @@ class FakeHost:
 
     def end(self) -> None:
         """After the test: nothing of it may be left."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(limits.STOP_S_MAX)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
         wait_gone(self.family)
 
 
@@ -93,12 +104,20 @@ Start = Callable[..., FakeHost]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def runtime_place() -> Iterator[Path]:
+    """Where the hosts of a test have their runtime directories: pytest's own paths are too long."""
+    place = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture
+def start(tmp_path: Path, runtime_place: Path) -> Iterator[Start]:
     """``start(behaviour, workers=1)``: a host, ended after the test."""
     hosts: list[FakeHost] = []
 
     def start_host(behaviour: str = "", **config: Any) -> FakeHost:
-        host = FakeHost(tmp_path / f"host-{len(hosts)}", behaviour, config)
+        host = FakeHost(tmp_path / f"host-{len(hosts)}", runtime_place, behaviour, config)
         hosts.append(host)
         return host
 
@@ -141,27 +160,18 @@ def can_bind(port: int) -> bool:
     return True
 
 
-def runtime_directories(pid: int) -> list[str]:
-    """This supervisor's runtime directories, wherever they may stand."""
-    places = [os.environ.get("XDG_RUNTIME_DIR"), "/run", os.environ.get("TMPDIR"), "/tmp"]
-    return [
-        str(path)
-        for place in {place for place in places if place}
-        for path in Path(place).glob(f"shardd-{pid}-*")
-    ]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_signal_ends_everything_with_code_zero(start: Start, number: signal.Signals) -> None:
     host = start().wait_ready()
     port, workers = host.port(), host.workers()
     assert len(workers) == 2
-    assert len(runtime_directories(host.process.pid)) == 1
+    assert len(host.runtime_directories()) == 1
     host.process.send_signal(number)
     assert host.process.wait(WAIT_S) == 0
     assert not any(worker.is_running() for worker in workers)
     assert can_bind(port)
-    assert runtime_directories(host.process.pid) == []
+    assert host.runtime_directories() == []
+    assert host.text().count("has stopped by itself") == 2
     assert host.text().splitlines()[-1].endswith("[INF] Server Exiting..")
 
 
@@ -172,6 +182,7 @@ def test_interrupt_from_the_terminal_reaches_the_whole_group_and_ends_it_cleanly
     host.workers()
     os.killpg(host.process.pid, signal.SIGINT)
     assert host.process.wait(WAIT_S) == 0
+    assert host.text().count("has stopped by itself") == 2
     assert "[ERR]" not in host.text()
 
 
@@ -201,10 +212,10 @@ def test_runtime_directory_that_a_killed_server_left_is_cleared_by_the_next(star
     other = start().wait_ready()
     first.process.kill()
     first.process.wait()
-    assert len(runtime_directories(first.process.pid)) == 1
+    assert len(first.runtime_directories()) == 1
     start().wait_ready()
-    assert runtime_directories(first.process.pid) == []
-    assert len(runtime_directories(other.process.pid)) == 1
+    assert first.runtime_directories() == []
+    assert len(other.runtime_directories()) == 1
 
 
 def test_crashed_worker_is_replaced_and_the_other_one_stays(start: Start) -> None:
@@ -242,6 +253,15 @@ def test_stopped_worker_is_killed_and_replaced(start: Start) -> None:
     assert f"pid {victim.pid}, ended: SIGKILL" in host.text()
 
 
+def test_worker_that_hangs_leaves_its_stack_in_the_log(start: Start) -> None:
+    host = start("first worker hangs", heartbeat_silence_s=0.5).wait_ready()
+    host.workers()
+    wait_until(lambda: "Worker 0 is ready, pid" in host.text(), "a replacement")
+    assert "Fatal Python error: Aborted" in host.text()
+    assert "in hang" in host.text()
+    assert "ended: SIGABRT" in host.text()
+
+
 @pytest.mark.slow
 def test_group_that_was_suspended_as_a_whole_goes_on_with_the_same_workers(start: Start) -> None:
     host = start(heartbeat_silence_s=0.5).wait_ready()
@@ -272,6 +292,7 @@ def test_worker_that_ignores_the_stop_is_killed_in_the_end(start: Start) -> None
     host.workers()
     host.process.send_signal(signal.SIGTERM)
     assert host.process.wait(limits.STOP_S_MAX + WAIT_S) == 0
+    assert host.text().count("did not stop within 5.0s, killing it") == 2
 
 
 @pytest.mark.parametrize(
@@ -393,15 +414,15 @@ def test_worker_holds_its_own_listening_socket_and_no_other(start: Start) -> Non
         for process in (host.supervisor, host.workers()[0])
     ]
     of_supervisor_alone = targets[0] - targets[1]
-    (directory,) = runtime_directories(host.process.pid)
-    assert directory in of_supervisor_alone
+    (directory,) = host.runtime_directories()
+    assert str(directory) in of_supervisor_alone
     assert any(target.startswith("pipe:") for target in of_supervisor_alone)
 
 
 def test_runtime_directory_can_be_entered_by_the_servers_user_alone(start: Start) -> None:
     host = start().wait_ready()
-    (directory,) = runtime_directories(host.process.pid)
-    assert Path(directory).stat().st_mode & 0o777 == 0o700
+    (directory,) = host.runtime_directories()
+    assert directory.stat().st_mode & 0o777 == 0o700
 
 
 def test_pinned_workers_have_one_core_each(start: Start) -> None:

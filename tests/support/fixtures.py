@@ -97,9 +97,7 @@ def server(server_kind: str, session_pool: BrokerPool, no_leaks: None) -> Iterat
 
 
 @pytest.fixture
-def server_with(
-    server_kind: str, module_pool: BrokerPool, no_leaks: None
-) -> Iterator[ServerWith]:
+def server_with(server_kind: str, module_pool: BrokerPool, no_leaks: None) -> Iterator[ServerWith]:
     """``server_with(max_payload=10)``: a server with these settings, shared in this module."""
 
     def get(**settings: Setting) -> Broker:

@@ -38,9 +38,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S)
         poll_s = min(poll_s * 1.5, _POLL_S_MAX)
 
 
-async def wait_until_async(
-    condition: Callable[[], T], what: str, timeout_s: float = WAIT_S
-) -> T:
+async def wait_until_async(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
     """The same for a test that runs an event loop."""
     deadline = time.monotonic() + timeout_s
     poll_s = _POLL_S_MIN

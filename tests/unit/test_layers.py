@@ -26,17 +26,18 @@ PACKAGE: Final = "shardd"
 # package, with rows of its own; seen from outside, all of it stands in that one place.
 LAYERS: Final = (
     ("errors", "limits", "version"),
-    ("values", "identity", "log", "process", "shm", "sockets", "watch"),
+    ("identity", "log", "process", "shm", "sockets", "timers", "values", "watch"),
     ("config", "poller", "runfiles", "slots", "wire"),
-    ("outbound", "timers"),
+    ("outbound",),
     (
         {
             "router": (
-                ("frame", "ring", "doorbell", "subject", "table"),
-                ("trie", "match_cache"),
+                ("doorbell", "frame", "ring", "subject", "table"),
+                ("match_cache", "ring_probe", "trie"),
+                ("patterns",),
+                ("match_result",),
                 ("sublist",),
-                ("interest",),
-                ("dispatch",),
+                ("dispatch", "sublist_probe"),
                 ("mesh",),
                 ("control",),
             )
@@ -44,11 +45,19 @@ LAYERS: Final = (
     ),
     ("host",),
     (
-        {"worker": (("info",), ("session",), ("connection",), ("listener",), ("main",))},
+        {
+            "worker": (
+                ("info", "shared"),
+                ("session",),
+                ("connection",),
+                ("listener", "pump"),
+                ("main",),
+            )
+        },
         {"streaming": ()},
     ),
     ("supervisor",),
-    ({"cli": ()},),
+    ({"cli": (("client", "flags"), ("commands", "start"), ("main",))},),
     ("__main__",),
 )
 
@@ -58,19 +67,24 @@ SIBLINGS: Final[frozenset[tuple[str, str]]] = frozenset()
 # Bytes and events in, effects out; clock and seed are handed in.
 SANS_IO: Final = frozenset(
     {
+        "config",
         "errors",
+        "identity",
         "limits",
+        "router.dispatch",
+        "router.frame",
+        "router.match_cache",
+        "router.match_result",
+        "router.patterns",
+        "router.ring",
+        "router.subject",
+        "router.sublist",
+        "router.table",
+        "router.trie",
+        "timers",
         "values",
         "watch",
         "wire",
-        "router.subject",
-        "router.table",
-        "router.trie",
-        "router.match_cache",
-        "router.sublist",
-        "router.frame",
-        "router.dispatch",
-        "router.interest",
         "worker.info",
         "worker.session",
     }

@@ -147,7 +147,7 @@ def test_silent_worker_is_aborted_and_on_the_next_pass_killed(host: Host) -> Non
     verbs = [(order.verb, order.index, order.pid) for _, order in host.orders[2:]]
     assert verbs == [(Verb.ABORT, 1, pid), (Verb.KILL, 1, pid)]
     (aborted_at, abort), (killed_at, kill) = host.orders[2:]
-    assert abort.reason == "no heartbeat for 5.0s"
+    assert abort.reason == "no heartbeat for 5.0s, ending it"
     assert kill.reason == ""
     assert aborted_at == 1000.0 + SILENCE_S
     assert killed_at == aborted_at + PASS_S
@@ -204,7 +204,7 @@ def test_worker_that_does_not_boot_in_time_is_aborted_then_killed() -> None:
         host.watch.seen(0, False, 0, host.now)
         verbs += [order.verb for order in host.carry_out()]
     assert verbs == [Verb.ABORT, Verb.KILL]
-    assert host.orders[1][1].reason == "not ready within 10.0s"
+    assert host.orders[1][1].reason == "not ready within 10.0s, ending it"
 
 
 def test_booting_worker_need_not_beat() -> None:
@@ -295,13 +295,15 @@ def test_worker_that_will_not_end_is_killed_after_the_time_to_stop(host: Host) -
     host.watch.stop(host.now)
     orders = host.run(limits.STOP_S_MAX + 4 * PASS_S)
     assert [order.verb for order in orders] == 2 * [Verb.TERMINATE] + 2 * [Verb.KILL]
+    assert {order.reason for order in orders} == {"", "did not stop within 5.0s, killing it"}
 
 
 def test_second_interrupt_kills_at_once(host: Host) -> None:
     host.watch.stop(host.now)
     host.carry_out()
     host.watch.stop_at_once()
-    assert [order.verb for order in host.carry_out()] == [Verb.KILL, Verb.KILL]
+    orders = host.carry_out()
+    assert [(order.verb, order.reason) for order in orders] == 2 * [(Verb.KILL, "")]
 
 
 def test_suspended_machine_does_not_eat_the_time_to_stop(host: Host) -> None:

@@ -1,0 +1,1 @@
+"""Results of matching, cached: Cython users only, nothing for Python."""

@@ -1,0 +1,1 @@
+"""One result from several patterns: Cython users only, nothing for Python."""

@@ -1,0 +1,1 @@
+"""Wildcard patterns by token: Cython users only, nothing for Python."""
