@@ -21,7 +21,8 @@ _sentinel_path: Path | None = None
 def pytest_configure(config: pytest.Config) -> None:
     """Choose where the sentinel lives."""
     global _sentinel_path
-    _sentinel_path = Path(config.cache.mkdir("shardd")) / "running" if config.cache else None
+    cache = getattr(config, "cache", None)  # absent under `-p no:cacheprovider`
+    _sentinel_path = Path(cache.mkdir("shardd")) / "running" if cache else None
 
 
 def pytest_report_header() -> list[str]:

@@ -51,6 +51,8 @@ class Session:
                 servers,
                 name="shardd",
                 allow_reconnect=False,
+                max_reconnect_attempts=1,  # of each server, before the first connection too
+                reconnect_time_wait=0,
                 connect_timeout=CONNECT_TIMEOUT_S,
                 error_cb=self._on_error,
                 disconnected_cb=self._on_disconnect,
@@ -159,7 +161,7 @@ async def answer(
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> int:
-    """Runs one of the above; an interrupt ends it cleanly."""
+    """Runs one of the above; interrupted, it ends without a traceback."""
     try:
         asyncio.run(coroutine)
     except KeyboardInterrupt:

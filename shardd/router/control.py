@@ -47,6 +47,7 @@ class Control:
         self._pull.setsockopt(zmq.LINGER, 0)
         self._path = self._name(slot, incarnation)
         self._pull.bind(f"ipc://{self._path}")
+        self._fd = int(self._pull.getsockopt(zmq.FD))
         self._pushes: dict[int, zmq.Socket[bytes]] = {}
         self._receive: Receiver | None = None
         self._after: Callable[[], None] | None = None
@@ -62,14 +63,14 @@ class Control:
         self._receive = receive
         self._after = after
         self._stall = stall
-        self._loop.add_reader(self._pull.getsockopt(zmq.FD), self._on_readable)
+        self._loop.add_reader(self._fd, self._on_readable)
         # The descriptor tells of changes only: what came before is asked for.
         self._loop.call_soon(self._on_readable)
 
     def close(self) -> None:
         """Send what is queued, if it goes at once, and end."""
         if self._receive is not None:
-            self._loop.remove_reader(self._pull.getsockopt(zmq.FD))
+            self._loop.remove_reader(self._fd)
             self._receive = None
         for push in self._pushes.values():
             push.close(linger=0)

@@ -18,7 +18,7 @@ from collections import deque
 
 cimport cython
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -166,9 +166,9 @@ cdef class Dispatcher:
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo, uint64_t first
     ) except -1:
         """The member at `first`, else the next one that can take it (sheet 4.4)."""
-        cdef uint32_t tried
+        cdef uint32_t _tried
         cdef uint32_t at = <uint32_t>first
-        for tried in range(group.local_count):
+        for _tried in range(group.local_count):
             if echo or group.members[at].subscriber != publisher:
                 if self._deliver(group.members[at], message):
                     return 1

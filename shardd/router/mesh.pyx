@@ -32,8 +32,8 @@ from shardd.errors import InternalError
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.doorbell cimport Doorbell
 from shardd.router.frame cimport RECORD_OVERSIZE, RecordHeader
-from shardd.router.ring cimport Batch, Consumer, Producer, Ring
-from shardd.slots cimport STATE_EMPTY, STATE_JOINED, STATE_READY, Slot, Slots
+from shardd.router.ring cimport Batch, Consumer
+from shardd.slots cimport STATE_EMPTY, STATE_JOINED, STATE_READY, Slots
 
 # Kinds of messages between processes: (kind, sender, its incarnation, two fields of the kind).
 INTEREST = 1      # sequence, entries
@@ -128,7 +128,7 @@ cdef class Mesh:
 
     def _greet(self, uint32_t slot, uint32_t incarnation):
         """A process has joined: connect to it and begin to tell it what is wanted here."""
-        peer = Peer(slot, incarnation, Consumer(self._rings[slot], self.index))
+        peer = Peer(slot, incarnation, Consumer(self._rings[slot], self.index, incarnation))
         self._peers[slot] = peer
         self._post.connect(slot, incarnation)
         self._send_snapshot(peer, 0)
@@ -145,7 +145,7 @@ cdef class Mesh:
             self._send(1 << peer.slot, SNAPSHOT, None, entries)
             self._post.later(lambda: self._send_snapshot(peer, position))
             return
-        self._producer.attach(peer.slot)
+        self._producer.attach(peer.slot, peer.incarnation)
         peer.is_attached = True
         self._send(1 << peer.slot, SNAPSHOT, self.sequence, entries)
 
@@ -343,7 +343,7 @@ cdef class Mesh:
         if peer.blocked_since_ms == 0:
             peer.blocked_since_ms = self.now_ms
         elif self.now_ms - peer.blocked_since_ms > STUCK_MS:
-            raise InternalError(f"the ring of process {peer.slot} waits for a message that was lost")
+            raise InternalError(f"the ring of process {peer.slot} waits for a lost message")
 
     cdef int _tell_stall(self, Peer peer, uint64_t client) except -1:
         """A consumer here is far behind: ask the publisher's process to hold it back."""

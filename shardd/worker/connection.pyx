@@ -36,7 +36,6 @@ from shardd.outbound cimport Outbound
 from shardd.router.frame cimport (
     MESSAGE_HAS_HEADER,
     Message,
-    append_number,
     tail_room,
     write_tail,
 )

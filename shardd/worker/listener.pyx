@@ -102,8 +102,8 @@ cdef class Listener(Source):
         self._socket.close()
 
     cdef int on_events(self, uint32_t events) except -1:
-        cdef int accepted
-        for accepted in range(ACCEPTS_MAX):
+        cdef int _accepted
+        for _accepted in range(ACCEPTS_MAX):
             if not self._accept():
                 return 0
 

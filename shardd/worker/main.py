@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import uvloop
 
-from shardd import limits
 from shardd import log as logs
 from shardd.errors import BootError, CloseReason, ExitCode
 from shardd.host import HostSetup
@@ -59,9 +58,7 @@ class Worker:
             slots, setup.rings, self._doorbells, index, self._dispatcher, self._control
         )
         self._poller = Poller()
-        info = InfoTemplate(
-            config, setup.server_id, setup.server_name, setup.host, setup.port
-        )
+        info = InfoTemplate(config, setup.server_id, setup.server_name, setup.host, setup.port)
         self._deadlines = Deadlines()
         self._shared = Shared(
             config,

@@ -2,8 +2,8 @@
 """One pass of a worker: clients in, rings in, then interest and messages out.
 
 The event loop calls `run` when the worker's epoll set has something: a client's bytes, a new
-connection, or the doorbell. A pass gives every ready source one turn, reads a share of every
-peer's ring, and finishes: the open batch leaves, backlogs move on, answers that waited go, and every
+connection, or the doorbell. A pass gives every ready source one turn, reads a share of every peer's
+ring, and finishes: the open batch leaves, backlogs move on, answers that waited go, and every
 client that got something is written to once.
 
 Before it returns to the event loop the worker falls asleep in the sense of the doorbell: it says

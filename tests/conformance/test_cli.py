@@ -311,13 +311,13 @@ def test_a_request_without_an_answer_times_out(server: Broker, background):
 
 
 @on_both_kinds
-def test_an_interrupt_ends_a_subscription_without_a_traceback(server: Broker, background):
+def test_an_interrupt_is_the_clean_end_of_a_subscription(server: Broker, background):
     sub = background("sub", "cli.int", "-s", server.url)
     sub.wait_for_error_text(b"Listening")
 
     sub.process.send_signal(signal.SIGINT)
 
-    assert sub.end() == 130
+    assert sub.end() == 0
     assert sub.err == b'Listening on "cli.int"\n'
 
 
@@ -340,7 +340,7 @@ def test_a_subject_that_is_none_is_refused(server: Broker, command):
 
 def test_a_server_that_goes_away_ends_a_subscription_with_one_line(background, no_leaks):
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = "nats://127.0.0.1:{}".format(listener.getsockname()[1])
+        url = f"nats://127.0.0.1:{listener.getsockname()[1]}"
         sub = background("sub", "x", "-s", url)
         listener.settimeout(RUN_S)
         connection, _ = listener.accept()
@@ -354,7 +354,7 @@ def test_a_server_that_goes_away_ends_a_subscription_with_one_line(background, n
             sub.wait_for_error_text(b"Listening")
 
     assert sub.end() == 1
-    assert sub.err.splitlines()[1:] == [b"shardd: connection lost: the server closed it"]
+    assert re.fullmatch(rb'Listening on "x"\nshardd: connection lost: [^\n]+\n', sub.err)
 
 
 @pytest.mark.parametrize("command", [["pub", "x", "y"], ["sub", "x"], ["request", "x", "y"]])

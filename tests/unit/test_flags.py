@@ -1,5 +1,6 @@
 """The flags of `shardd start`: every spelling of Go's flag package, one canonical form."""
 
+import contextlib
 import re
 
 import pytest
@@ -88,12 +89,12 @@ def test_a_flag_that_cannot_be_read_is_named_as_go_does(argv, message):
 
 @pytest.mark.parametrize("argv", [["stray", "-h"], ["-D", "stray"], ["-p", "1", "--", "stray"]])
 def test_a_word_that_is_no_flag_is_refused(argv):
-    with pytest.raises(ConfigError, match='^unrecognized command: "stray"$'):
+    with pytest.raises(ConfigError, match=r'^unrecognized command: "stray"$'):
         normalise(argv)
 
 
 def test_parsing_stops_at_a_lone_dash():
-    with pytest.raises(ConfigError, match='^unrecognized command: "-"$'):
+    with pytest.raises(ConfigError, match=r'^unrecognized command: "-"$'):
         normalise(["-p", "1", "-", "-D"])
 
 
@@ -152,12 +153,8 @@ def test_the_canonical_form_is_its_own(lines):
 @given(st.lists(st.text() | st.sampled_from(["-D", "-p", "--set", "-js", "-", "--", "=", "-v"])))
 @settings(deadline=None, max_examples=200)
 def test_any_words_are_read_or_refused(argv):
-    try:
-        words = normalise(argv)
-    except (FlagError, ConfigError) as error:
-        assert str(error)
-    else:
-        assert all(word.startswith("--") for word in words)
+    with contextlib.suppress(FlagError, ConfigError):
+        assert all(word.startswith("--") for word in normalise(argv))
 
 
 def test_the_usage_names_every_flag_that_is_served():
@@ -217,7 +214,7 @@ def test_of_two_settings_the_last_one_wins():
 
 
 def test_a_configuration_that_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="^port: 70000"):
+    with pytest.raises(ConfigError, match=r"^port: 70000"):
         configure("-p", "70000")
 
 

@@ -1,6 +1,7 @@
 """INFO as clients read it, and CONNECT as nats-server reads it."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -107,7 +108,7 @@ def test_an_empty_connect_means_verbose_pedantic_and_echo():
 
 
 def test_every_option_is_read():
-    expected = {
+    expected: dict[str, Any] = {
         "verbose": False,
         "pedantic": False,
         "echo": False,
@@ -277,8 +278,7 @@ def check(data):
     """Reads or refuses; anything else fails the test."""
     try:
         options = parse_connect(data)
-    except ProtocolError as error:
-        assert str(error)
+    except ProtocolError:
         return
     for name in ConnectOptions.__slots__:
         assert type(getattr(options, name)) is type(getattr(DEFAULT_OPTIONS, name))

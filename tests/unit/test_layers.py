@@ -47,8 +47,8 @@ LAYERS: Final = (
     (
         {
             "worker": (
-                ("info", "shared"),
-                ("session",),
+                ("info",),
+                ("session", "shared"),
                 ("connection",),
                 ("listener", "pump"),
                 ("main",),

@@ -162,8 +162,13 @@ def test_the_file_is_appended_to_and_others_cannot_read_it(path):
 
 def test_every_record_is_one_write(path, monkeypatch):
     written = []
+
+    def write(descriptor, data):
+        written.append(data)
+        return len(data)
+
     log.configure(Config(log_file=str(path)))
-    monkeypatch.setattr(log.os, "write", lambda fd, data: written.append(data) or len(data))
+    monkeypatch.setattr(os, "write", write)
 
     logger.info("one")
     try:
@@ -178,7 +183,7 @@ def test_every_record_is_one_write(path, monkeypatch):
 def test_the_rest_of_a_short_write_follows(path, monkeypatch):
     write = os.write
     log.configure(Config(log_file=str(path)))
-    monkeypatch.setattr(log.os, "write", lambda fd, data: write(fd, data[:7]))
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
 
     logger.info("a line that takes more than one write")
     monkeypatch.undo()

@@ -153,7 +153,7 @@ def without_opening(paths: Iterable[Path]) -> Iterator[str]:
 
 
 # One letter in brackets keeps each pattern from matching its own text.
-_MARKERS = re.compile(r"\b(?:TO[D]O|FIX[M]E|XX[X])\b")
+_MARKERS = re.compile(r"\b(?:TO[D]O|FIX[M]E)\b|(?:#|/\*)[ \t]*XX[X]\b")
 _PLACES = re.compile(
     r"(?<![\w.~])/(?:wor[k]|roo[t]|home/\w+|Users/\w+)(?=[/\s\"'`),:;]|$)"
     r"|/tmp/scratc[h]"
@@ -310,6 +310,7 @@ def test_opening_rule(tmp_path: Path, name: str, text: str, opens: bool) -> None
     [
         (_MARKERS, "# TO" + "DO: later"),
         (_MARKERS, "/* FIX" + "ME */"),
+        (_MARKERS, "# XX" + "X: why"),
         (_PLACES, "see /wor" + "k/shared/notes"),
         (_PLACES, 'path = "/roo' + 't/.cache"'),
         (_PLACES, "https://pypi" + ".org/simple"),

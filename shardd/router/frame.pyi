@@ -1,0 +1,1 @@
+"""Messages as records of a ring. Cython only: nothing here has a Python face."""
