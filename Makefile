@@ -105,7 +105,6 @@ soak: $(BUILT) ## the tests that take minutes: load and faults together
 coverage: $(BUILT) ## which Python lines the default tests reach
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
-	$(BIN)/coverage combine
 	$(BIN)/coverage report
 
 build: $(INSTALLED) ## source distribution and wheel, in dist/
@@ -113,7 +112,7 @@ build: $(INSTALLED) ## source distribution and wheel, in dist/
 
 clean: ## remove what was built, and .venv
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov $(VENV)
-	rm -f .coverage .coverage.*
+	rm -f .coverage
 	find shardd bench \( -name '*.so' -o -name '*.c' \) -delete
 	find shardd bench tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -37,7 +37,7 @@ cdef enum:
 
 
 cdef class Source(Timed):
-    """Something with a descriptor, and maybe a deadline. Touched by its worker's event loop only."""
+    """Something with a descriptor, maybe a deadline. Touched by its worker's event loop only."""
 
     def __cinit__(self):
         self.fd = -1

@@ -64,6 +64,10 @@ class Session:
     async def flush(self) -> None:
         """Waits until the server has handled all that was sent; raises what it refused."""
         await self.client.flush(FLUSH_TIMEOUT_S)
+        self.check()
+
+    def check(self) -> None:
+        """Raises what the server has refused so far."""
         if self._refusals:
             raise ClientError(self._refusals[0])
 
@@ -82,8 +86,7 @@ class Session:
                 await self.client.close()
 
     async def _on_error(self, error: Exception) -> None:
-        reason = _reason(error)
-        self._refusals.append(reason)
+        self._refusals.append(_reason(error))
 
     async def _on_disconnect(self) -> None:
         self._fail(self._refusals[-1] if self._refusals else "the server closed it")
@@ -139,6 +142,7 @@ async def request(
         except nats.errors.NoRespondersError:
             raise ClientError(f'no responders on "{subject}"') from None
         except TimeoutError:
+            session.check()
             raise ClientError(f'no answer on "{subject}" within {timeout_s:g} s') from None
         _show(answer, "Answer on", is_raw)
 
@@ -245,5 +249,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         is_resolving = error.errno < 0  # what getaddrinfo says has numbers of its own
         return str(error.strerror if is_resolving else os.strerror(error.errno)).lower()
-    text = str(error).replace("\n", " ").removeprefix("nats: ").strip("'\" ")
+    text = str(error).replace("\n", " ").removeprefix("nats: ").strip("' ")
     return text or type(error).__name__

@@ -2,43 +2,25 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from shardd.outbound cimport Outbound
 from shardd.router.frame cimport Message
-from shardd.router.sublist cimport Subscriber, Subscription
-from shardd.router.table cimport Table
 from shardd.wire cimport Operation, WireLimits
-from shardd.worker.shared cimport Shared
+from shardd.worker.receiver cimport Receiver
 
-cdef class Connection(Outbound):
-    cdef Shared shared
-    # who
-    cdef readonly uint64_t client_id
-    cdef readonly uint32_t account
-    cdef readonly str ip
-    cdef readonly int port
+cdef class Connection(Receiver):
     # what CONNECT asked for; the flags are what the hot path reads
-    cdef readonly object options           # ConnectOptions
     cdef WireLimits limits
     cdef bint verbose
     cdef bint pedantic
     cdef bint echo
-    cdef bint headers
     cdef bint no_responders
     cdef bint is_connected                 # CONNECT was received
     cdef bint has_ponged                   # the first PONG after it was sent
-    cdef bint is_closed
     cdef bint is_paused                    # not read: the ring is full, or it is held back
     # input that is not a whole operation yet
     cdef unsigned char* _kept
     cdef size_t _kept_len
     cdef size_t _kept_capacity
     cdef size_t _kept_needed               # bytes that make the operation whole, 0: unknown
-    # subscriptions, by sid
-    cdef Table _sids
-    cdef Subscriber _subscriber
-    # answers that wait until peers have applied this client's interest: (sequence, bytes)
-    cdef list _deferred
-    cdef uint64_t _interest_sequence       # 0: nothing to wait for
     # time, in milliseconds of the worker's clock
     cdef readonly uint64_t started_ms
     cdef readonly uint64_t active_ms       # the last message, SUB or PING of the client
@@ -53,8 +35,6 @@ cdef class Connection(Outbound):
     # counters
     cdef readonly uint64_t messages_in
     cdef readonly uint64_t bytes_in
-    cdef readonly uint64_t messages_out
-    cdef readonly uint64_t bytes_out
 
     cdef int read(self) except -1
     cdef int _read_kept(self) except -1
@@ -73,18 +53,6 @@ cdef class Connection(Outbound):
     cdef int _pong(self) except -1
     cdef int _connect(self, Operation* operation) except -1
     cdef int _fail(self, int trouble) except -1
-    cdef Subscription* _find(self, const unsigned char* sid, size_t length) noexcept
-    cdef int _remove(self, Subscription* subscription) except -1
-    cdef int _remove_all(self) except -1
-    cdef int take(self, Subscription* subscription, Message* message) except -1
-    cdef int _take_in_parts(
-        self, Subscription* subscription, Message* message,
-        const unsigned char* tail, size_t tail_len, bint has_header,
-    ) except -1
-    cdef int _say(self, const unsigned char* text, size_t length) except -1
-    cdef int _say_after_interest(self, const unsigned char* text, size_t length) except -1
-    cdef int _ok(self) except -1
-    cdef bint release_deferred(self) except -1
     cdef int pause(self) except -1
     cdef int resume(self) except -1
     cdef int _set_deadline(self) except -1

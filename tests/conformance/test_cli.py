@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -336,6 +337,53 @@ def test_a_subject_that_is_none_is_refused(server: Broker, command):
 
     assert result.returncode == 1
     assert result.stderr == b"shardd: invalid subject\n"
+
+
+@pytest.fixture
+def refusing_url(no_leaks: None) -> Iterator[str]:
+    """A server that lets one connection in and refuses all it publishes or subscribes to."""
+    ends: list[socket.socket] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        ends.append(connection)
+        with connection.makefile("rb") as lines:
+            connection.sendall(b'INFO {"max_payload":1048576,"headers":true} \r\n')
+            for line in lines:
+                verb, _, subject = line.rstrip().partition(b" ")
+                if verb == b"PING":
+                    connection.sendall(b"PONG\r\n")
+                elif verb in {b"PUB", b"SUB"}:
+                    kind = b"Publish" if verb == b"PUB" else b"Subscription"
+                    text = b'Permissions Violation for %b to "%b"' % (kind, subject.split()[0])
+                    connection.sendall(b"-ERR '%b'\r\n" % text)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(RUN_S)
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        yield f"nats://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(RUN_S)
+        assert not thread.is_alive()
+        for end in ends:
+            end.close()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pub", "no", "x"], b'permissions violation for publish to "no"'),
+        (["sub", "no"], b'permissions violation for subscription to "no"'),
+        (["request", "no", "x", "--timeout", "0.2"], b"permissions violation for subscription to"),
+    ],
+    ids=["pub", "sub", "request"],
+)
+def test_what_the_server_refuses_is_one_line(refusing_url, argv, message):
+    result = run(*argv, "-s", refusing_url)
+
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"shardd: " + message)
+    assert result.stderr.count(b"\n") == 1
 
 
 def test_a_server_that_goes_away_ends_a_subscription_with_one_line(background, no_leaks):

@@ -5,10 +5,13 @@ import time
 
 import pytest
 
-from tests.support.broker import Broker
+from tests.support.broker import Broker, Setting
 from tests.support.fixtures import Dial, ServerWith
 
 STALE = b"-ERR 'Stale Connection'\r\n"
+
+# For clients that answer: they are not stale at once if this process is held up for a while.
+PATIENT: dict[str, Setting] = {"ping_interval": "200ms", "ping_max": 4}
 
 
 def test_the_first_ping_comes_two_seconds_after_connect(server: Broker, dial: Dial) -> None:
@@ -42,7 +45,7 @@ def test_a_connection_that_never_sends_anything_is_stale(
 
 
 def test_a_connection_that_answers_stays(server_with: ServerWith, dial: Dial) -> None:
-    client = dial(server_with(ping_interval="100ms", ping_max=2), answers_pings=False).connect()
+    client = dial(server_with(**PATIENT), answers_pings=False).connect()
     for _ in range(6):
         client.expect(b"PING\r\n")
         client.send(b"PONG\r\n")
@@ -51,18 +54,18 @@ def test_a_connection_that_answers_stays(server_with: ServerWith, dial: Dial) ->
 
 
 def test_one_pong_answers_all_pings_before_it(server_with: ServerWith, dial: Dial) -> None:
-    client = dial(server_with(ping_interval="100ms", ping_max=2), answers_pings=False)
+    client = dial(server_with(**PATIENT), answers_pings=False)
     client.send(b'CONNECT {"verbose":false}\r\n')
     client.expect(b"PING\r\nPING\r\n")
     client.send(b"PONG\r\n")
-    client.expect(b"PING\r\nPING\r\n", STALE)
-    client.expect_closed()
+    # One more may have been under way before the PONG.
+    assert client.read_to_end() in (b"PING\r\n" * 4 + STALE, b"PING\r\n" * 5 + STALE)
 
 
 def test_messages_to_a_mute_subscriber_do_not_keep_it_alive(
     server_with: ServerWith, dial: Dial
 ) -> None:
-    server = server_with(ping_interval="100ms", ping_max=2)
+    server = server_with(**PATIENT)
     mute, publisher = dial(server, answers_pings=False), dial(server).connect()
     mute.send(b'CONNECT {"verbose":false}\r\nSUB mute.a 1\r\n')
     lines = []
@@ -71,7 +74,7 @@ def test_messages_to_a_mute_subscriber_do_not_keep_it_alive(
         publisher.ping()
         lines.append(mute.expect_line())
     control_lines = [line for line in lines if line not in (b"MSG mute.a 1 0\r\n", b"\r\n")]
-    assert control_lines == [b"PING\r\n", b"PING\r\n", STALE]
+    assert control_lines == [*[b"PING\r\n"] * 4, STALE]
     mute.expect_closed()
 
 

@@ -49,6 +49,7 @@ LAYERS: Final = (
             "worker": (
                 ("info",),
                 ("session", "shared"),
+                ("receiver",),
                 ("connection",),
                 ("listener", "pump"),
                 ("main",),

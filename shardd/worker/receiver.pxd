@@ -1,0 +1,45 @@
+"""The receiving half of a client: the C face."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from shardd.outbound cimport Outbound
+from shardd.router.frame cimport Message
+from shardd.router.sublist cimport Subscriber, Subscription
+from shardd.router.table cimport Table
+from shardd.wire cimport Operation
+from shardd.worker.shared cimport Shared
+
+cdef class Receiver(Outbound):
+    cdef Shared shared
+    # who
+    cdef readonly uint64_t client_id
+    cdef readonly uint32_t account
+    cdef readonly str ip
+    cdef readonly int port
+    cdef readonly object options           # ConnectOptions
+    cdef bint headers                      # it reads HMSG
+    cdef bint is_closed
+    # subscriptions, by sid
+    cdef Table _sids
+    cdef Subscriber _subscriber
+    # answers that wait until peers have applied this client's interest: (sequence, bytes)
+    cdef list _deferred
+    cdef uint64_t _interest_sequence       # 0: nothing to wait for
+    # counters
+    cdef readonly uint64_t messages_out
+    cdef readonly uint64_t bytes_out
+
+    cdef Subscription* find(self, const unsigned char* sid, size_t length) noexcept
+    cdef int subscribe(self, const Operation* operation) except -1
+    cdef int remove(self, Subscription* subscription) except -1
+    cdef int remove_all(self) except -1
+    cdef int take(self, Subscription* subscription, Message* message) except -1
+    cdef int _take_in_parts(
+        self, Subscription* subscription, Message* message,
+        const unsigned char* tail, size_t tail_len, bint has_header,
+    ) except -1
+    cdef int _strip(self, Message* message) except -1
+    cdef int say(self, const unsigned char* text, size_t length) except -1
+    cdef int say_after_interest(self, const unsigned char* text, size_t length) except -1
+    cdef int ok(self) except -1
+    cdef bint release_deferred(self) except -1
