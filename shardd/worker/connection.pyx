@@ -96,6 +96,7 @@ cdef class Connection(Receiver):
         Receiver.__init__(self, shared, fd, client_id, ip, port)
         self.verbose = True
         self.pedantic = True
+        self.echo = True
         self.limits = shared.limits
         self.started_ms = shared.poller.now_ms
         self.active_ms = self.started_ms

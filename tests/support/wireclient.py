@@ -104,8 +104,7 @@ class WireClient:
         wanted = b"".join(parts)
         arrived = self.read(len(wanted))
         if arrived != wanted:
-            more = bytes(self._received[:200])
-            raise AssertionError(f"expected {wanted!r}, got {arrived!r}, then {more!r}")
+            raise AssertionError(_describe(wanted, arrived, bytes(self._received[:200])))
 
     def expect_line(self) -> bytes:
         """The next line, with its CR LF."""
@@ -120,7 +119,7 @@ class WireClient:
                 return self.read(found + len(end))
             start = max(0, len(self._received) - len(end))
             if not self._receive():
-                raise AssertionError(f"closed before {end!r}, after {bytes(self._received)!r}")
+                raise AssertionError(f"closed before {end!r}, after {self._received[-500:]!r}")
 
     def read_to_end(self) -> bytes:
         """Everything until the server closes the connection."""
@@ -132,7 +131,7 @@ class WireClient:
         """The server closed the connection and sent nothing before that."""
         rest = self.read_to_end()
         if rest:
-            raise AssertionError(f"expected the end of the connection, got {rest!r}")
+            raise AssertionError(f"expected the end of the connection, got {rest[:500]!r}")
 
     def expect_silence(self) -> None:
         """Nothing is under way: the PONG for a PING sent now is the next to arrive."""
@@ -227,6 +226,16 @@ class WireClient:
         self._received += line
         if line.startswith((b"MSG ", b"HMSG ")):
             self._payload_left = int(line.split()[-1]) + 2
+
+
+def _describe(wanted: bytes, arrived: bytes, more: bytes) -> str:
+    """Where two byte strings part, without printing a megabyte."""
+    pairs = enumerate(zip(wanted, arrived, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(len(wanted), len(arrived)))
+    start = max(0, same - 100)
+    where = f" at byte {start}" if start else ""
+    expected, got = wanted[start : same + 300], arrived[start : same + 300]
+    return f"expected{where} {expected!r}, got {got!r}, then {more!r}"
 
 
 def parse_info(line: bytes) -> dict[str, Any]:
