@@ -66,6 +66,8 @@ def draw(records: Sequence[Record], path: Path) -> None:
             textcoords="offset points",
             va="center",
             fontsize=7.5,
+            # Where a caption crosses the line at 1, the caption wins.
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
     last = drawn[-1]
     first, second = list(last.servers)
@@ -75,9 +77,10 @@ def draw(records: Sequence[Record], path: Path) -> None:
         fontsize=10,
     )
     used = {record.variant for record in drawn}
-    axes.legend(
+    figure.legend(
         handles=[Patch(color=COLOURS[each], label=LEGEND[each]) for each in LEGEND if each in used],
-        loc="lower right",
+        loc="outside lower center",
+        ncols=3,
         fontsize=8,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

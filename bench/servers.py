@@ -65,7 +65,8 @@ class Contender:
             raise ServerFailure(
                 f"{self.label} does not run: {done.stderr.strip()[-LOG_TAIL_BYTES:]}"
             )
-        return done.stdout.strip()
+        # "nats-server: v2.15.1"
+        return done.stdout.strip().rpartition(" ")[2]
 
 
 def parse_contenders(text: str) -> list[Contender]:

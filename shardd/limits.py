@@ -44,8 +44,12 @@ BATCH_BYTES: Final = 32_768
 # Messages too large for the ring, sent and not yet consumed. Beyond it publishers pause.
 OVERSIZE_BYTES_MAX: Final = 64 * 1_048_576
 
-# One read buffer per worker; what one connection may hand in before the others have their turn.
+# One read buffer per worker; what one connection may hand in before the others have their turn. A
+# connection whose messages are large may hand in more: a read is then still few messages.
 READ_BYTES: Final = 131_072
+READ_BYTES_MAX: Final = 524_288
+READ_MESSAGES_FEW: Final = 512
+READ_MESSAGES_MANY: Final = 4096
 # Output is kept in chunks of this size, which go back to a pool when they have been written.
 CHUNK_BYTES: Final = 65_536
 # A peer with this much queued is written to at once, in the middle of a pass.

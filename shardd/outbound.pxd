@@ -4,9 +4,17 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from shardd.poller cimport Source
 
-# Part of one peer's output. Comes from a pool and goes back when it has been written.
+# Where the bytes of a chunk are, and where it goes when they have been written.
+cdef enum ChunkKind:
+    CHUNK_POOLED = 0               # its own, of the pool's size
+    CHUNK_SMALL = 1                # its own, a few: the head of a message that is lent
+    CHUNK_LENT = 2                 # somebody else's, until the loans of this read are returned
+
+# Part of one peer's output.
 cdef struct Chunk:
     Chunk* next
+    const unsigned char* bytes
+    ChunkKind kind
     uint32_t start                 # first byte not yet written
     uint32_t end                   # first byte not yet filled
     uint32_t capacity
@@ -30,6 +38,7 @@ cdef class Outbound(Source):
     cdef bint is_dirty             # stands in the flush list of this pass
     cdef bint is_blocked           # waits for EPOLLOUT
     cdef bint is_broken            # a write failed
+    cdef bint is_borrowing         # stands in the list of borrowers
     cdef uint64_t write_until_ms   # when blocked: the write deadline
     cdef uint64_t _write_goal      # when blocked: bytes to be written before the deadline moves
     cdef OutboundSet outbounds
@@ -37,6 +46,11 @@ cdef class Outbound(Source):
     cdef unsigned char* reserve(self, size_t length) except? NULL
     cdef int commit(self, size_t length) except -1
     cdef int append(self, const unsigned char* data, size_t length) except -1
+    cdef int lend(
+        self, const unsigned char* head, size_t head_len, const unsigned char* data, size_t length
+    ) except -1
+    cdef int repay(self) except -1
+    cdef int _add(self, Chunk* chunk) except -1
     cdef Flushed flush(self) except *
     cdef int settle(self) except -1
     cdef int on_room(self) except -1
@@ -58,7 +72,10 @@ cdef class OutboundSet:
     cdef size_t _dirty_count
     cdef size_t _dirty_capacity
     cdef readonly uint64_t write_deadline_ms
+    cdef list _borrowers           # outputs that hold lent bytes
+    cdef bint has_loans
 
+    cdef int return_loans(self) except -1
     cdef Chunk* take(self) except NULL
     cdef void give(self, Chunk* chunk) noexcept
     cdef int mark(self, Outbound outbound) except -1

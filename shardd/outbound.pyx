@@ -5,6 +5,10 @@ Whoever has something to say appends; the first append of a pass puts the outbou
 list of its process, and the pass ends with one write to each peer on that list. What the kernel
 does not take stays queued and waits for EPOLLOUT.
 
+Large messages are not copied: `lend` queues a reference to the bytes where they lie, in the read
+buffer or in a ring. Before those bytes change, `return_loans` writes what the kernel takes and copies
+the rest, so a loan never outlives the read that made it.
+
 The bound on the queue is nats-server's `max_pending` (sheet 5.3): more than that queued marks the
 outbound as overflowing, and its owner closes it. Chunks come from a pool per process, last in
 first out, so that the bytes of a busy worker stay in its cache and an idle peer holds none.
@@ -54,6 +58,7 @@ cdef class OutboundSet:
         self.write_deadline_ms = write_deadline_ms
         self._free = NULL
         self._dirty = NULL
+        self._borrowers = []
 
     def __dealloc__(self):
         cdef Chunk* chunk
@@ -77,6 +82,8 @@ cdef class OutboundSet:
             if chunk == NULL:
                 raise MemoryError
             chunk.capacity = CHUNK_BYTES
+            chunk.bytes = chunk.data
+            chunk.kind = CHUNK_POOLED
         chunk.next = NULL
         chunk.start = 0
         chunk.end = 0
@@ -84,12 +91,21 @@ cdef class OutboundSet:
 
     cdef void give(self, Chunk* chunk) noexcept:
         """Take a written chunk back."""
-        if self._free_count >= POOL_CHUNKS_MAX:
+        if chunk.kind != CHUNK_POOLED or self._free_count >= POOL_CHUNKS_MAX:
             free(chunk)
             return
         chunk.next = self._free
         self._free = chunk
         self._free_count += 1
+
+    cdef int return_loans(self) except -1:
+        """End every loan: the bytes that were lent are about to change."""
+        cdef Outbound outbound
+        self.has_loans = False
+        for outbound in self._borrowers:
+            outbound.is_borrowing = False
+            outbound.repay()
+        self._borrowers.clear()
 
     cdef int mark(self, Outbound outbound) except -1:
         """Put an outbound on the flush list of this pass."""
@@ -140,7 +156,7 @@ cdef class Outbound(Source):
         that large (then `append` piece by piece)."""
         cdef Chunk* chunk = self._tail
         if chunk != NULL and chunk.capacity - chunk.end >= length:
-            return chunk.data + chunk.end
+            return <unsigned char*>chunk.bytes + chunk.end
         if length > CHUNK_BYTES:
             return NULL
         self._extend()
@@ -164,14 +180,71 @@ cdef class Outbound(Source):
             part = chunk.capacity - chunk.end
             if part > left:
                 part = left
-            memcpy(chunk.data + chunk.end, data, part)
+            memcpy(<unsigned char*>chunk.bytes + chunk.end, data, part)
             chunk.end += <uint32_t>part
             data += part
             left -= part
         return self._queued(length)
 
+    cdef int lend(
+        self, const unsigned char* head, size_t head_len, const unsigned char* data, size_t length
+    ) except -1:
+        """Queue `head`, copied, and `data`, lent: it stays as it is until `return_loans`."""
+        cdef Chunk* chunk = self._tail
+        cdef Chunk* lent
+        if chunk == NULL or chunk.capacity - chunk.end < head_len:
+            chunk = <Chunk*>malloc(sizeof(Chunk) + head_len)
+            if chunk == NULL:
+                raise MemoryError
+            chunk.kind = CHUNK_SMALL
+            chunk.bytes = chunk.data
+            chunk.start = 0
+            chunk.end = 0
+            chunk.capacity = <uint32_t>head_len
+            self._add(chunk)
+        memcpy(<unsigned char*>chunk.bytes + chunk.end, head, head_len)
+        chunk.end += <uint32_t>head_len
+        lent = <Chunk*>malloc(sizeof(Chunk))
+        if lent == NULL:
+            raise MemoryError
+        lent.kind = CHUNK_LENT
+        lent.bytes = data
+        lent.start = 0
+        lent.end = <uint32_t>length
+        lent.capacity = <uint32_t>length
+        self._add(lent)
+        if not self.is_borrowing:
+            self.is_borrowing = True
+            self.outbounds.has_loans = True
+            self.outbounds._borrowers.append(self)
+        return self._queued(head_len + length)
+
+    cdef int repay(self) except -1:
+        """Write what the kernel takes of lent bytes, and copy the rest."""
+        cdef Chunk* rest
+        cdef Chunk* chunk
+        if not self.is_blocked and self.fd >= 0:
+            self.flush()
+        rest = self._head
+        self._head = NULL
+        self._tail = NULL
+        self.pending = 0
+        while rest != NULL:
+            chunk = rest
+            rest = chunk.next
+            chunk.next = NULL
+            if chunk.kind == CHUNK_LENT:
+                self.append(chunk.bytes + chunk.start, chunk.end - chunk.start)
+                self.outbounds.give(chunk)
+            else:
+                self._add(chunk)
+                self._queued(chunk.end - chunk.start)
+
     cdef int _extend(self) except -1:
-        cdef Chunk* chunk = self.outbounds.take()
+        return self._add(self.outbounds.take())
+
+    cdef int _add(self, Chunk* chunk) except -1:
+        chunk.next = NULL
         if self._tail == NULL:
             self._head = chunk
         else:
@@ -199,13 +272,13 @@ cdef class Outbound(Source):
         while self._head != NULL:
             if self._head.next == NULL:
                 chunk = self._head
-                sent = send(self.fd, chunk.data + chunk.start, chunk.end - chunk.start,
+                sent = send(self.fd, chunk.bytes + chunk.start, chunk.end - chunk.start,
                             MSG_NOSIGNAL | MSG_DONTWAIT)
             else:
                 count = 0
                 chunk = self._head
                 while chunk != NULL and count < VECTORS_MAX:
-                    vectors[count].iov_base = chunk.data + chunk.start
+                    vectors[count].iov_base = <void*>(chunk.bytes + chunk.start)
                     vectors[count].iov_len = chunk.end - chunk.start
                     count += 1
                     chunk = chunk.next

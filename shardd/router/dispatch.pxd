@@ -37,7 +37,9 @@ cdef class Dispatcher:
     cdef readonly uint64_t handed_on
 
     cdef int publish(self, Message* message, Subscriber* publisher, bint echo) except -1
-    cdef int receive(self, const unsigned char* record, size_t length) except -1
+    cdef int receive(
+        self, const unsigned char* record, size_t length, uint32_t flags
+    ) except -1
     cdef int commit(self) except -1
     cdef int drain_backlog(self) except -1
     cdef bint has_subscriber(

@@ -314,8 +314,11 @@ cdef class Dispatcher:
 
     # --- in ------------------------------------------------------------------------------------
 
-    cdef int receive(self, const unsigned char* record, size_t length) except -1:
-        """Route one record of another process to local subscriptions.
+    cdef int receive(
+        self, const unsigned char* record, size_t length, uint32_t flags
+    ) except -1:
+        """Route one record of another process to local subscriptions. `flags` are added to the
+        message's own: MESSAGE_IS_LENT when the record lies in a ring.
 
         Raises:
             InternalError: the record contradicts itself.
@@ -328,6 +331,7 @@ cdef class Dispatcher:
         cdef uint32_t index
         if not read_record(record, length, &message):
             raise InternalError("a record of a ring contradicts itself")
+        message.flags |= flags
         if not message.flags & MESSAGE_FOR_QUEUES:
             match = self.sublist.match(message.account, message.subject, message.subject_len)
             for index in range(match.plain_count):

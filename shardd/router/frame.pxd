@@ -10,6 +10,7 @@ cdef enum MessageFlag:
     MESSAGE_HAS_HEADER = 1    # the tail has two sizes, the payload starts with a header block
     MESSAGE_IS_ROUTED = 2     # came from another host: never leaves this one again
     MESSAGE_FOR_QUEUES = 4    # handed on for its queue groups: plain subscriptions had it already
+    MESSAGE_IS_LENT = 8       # its bytes stay where they are until loans are returned; not in rings
 
 cdef struct Message:
     uint32_t account

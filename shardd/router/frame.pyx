@@ -52,7 +52,7 @@ cdef void write_record(
     header.reply_len = <uint32_t>message.reply_len
     header.header_len = <uint32_t>message.header_len
     header.total_len = <uint32_t>message.total_len
-    header.flags = <uint16_t>message.flags
+    header.flags = <uint16_t>(message.flags & ~<uint32_t>MESSAGE_IS_LENT)
     header.hops = <uint8_t>hops
     header.kind = <uint8_t>kind
     header.target_count = <uint32_t>target_count

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from shardd.outbound cimport OutboundSet
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.doorbell cimport Doorbell
 from shardd.router.ring cimport Consumer, Producer, Ring
@@ -29,6 +30,7 @@ cdef class Mesh:
     cdef readonly Slots slots
     cdef readonly Dispatcher dispatcher
     cdef Producer _producer
+    cdef OutboundSet _outbounds            # whose loans are returned before a ring moves on
     cdef object _rings
     cdef list _doorbells
     cdef list _peers                       # Peer or None, by slot

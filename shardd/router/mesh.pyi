@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, final
 
+from shardd.outbound import OutboundSet
 from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
 from shardd.router.ring import Ring
@@ -47,6 +48,7 @@ class Mesh:
         index: int,
         dispatcher: Dispatcher,
         post: Post,
+        outbounds: OutboundSet | None = None,
     ) -> None: ...
     @property
     def index(self) -> int: ...

@@ -29,9 +29,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from shardd import limits
 from shardd.errors import InternalError
 
+from shardd.outbound cimport OutboundSet
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.doorbell cimport Doorbell
-from shardd.router.frame cimport RECORD_OVERSIZE, RecordHeader
+from shardd.router.frame cimport MESSAGE_IS_LENT, RECORD_OVERSIZE, RecordHeader
 from shardd.router.ring cimport Batch, Consumer
 from shardd.slots cimport STATE_EMPTY, STATE_JOINED, STATE_READY, Slots
 
@@ -73,6 +74,7 @@ cdef class Mesh:
         dispatcher: gets the records of other processes.
         post: carries messages: `send(slots, message)`, `connect(slot, incarnation)`,
             `disconnect(slot)`, `later(callback)`, `stall(client, milliseconds)`.
+        outbounds: the outputs that records of a ring may be lent to; None: none are.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ cdef class Mesh:
         uint32_t index,
         Dispatcher dispatcher not None,
         object post,
+        OutboundSet outbounds=None,
     ):
         self.slots = slots
         self.index = index
@@ -95,6 +98,7 @@ cdef class Mesh:
         self._peers = [None] * slots.count
         self._reading = []
         self._post = post
+        self._outbounds = outbounds
         self._epoch = 0
         dispatcher.bind(self)
 
@@ -304,6 +308,8 @@ cdef class Mesh:
             peer.blocked_since_ms = 0
             peer.consumer.advance(&batch)
             batches += 1
+        if self._outbounds is not None and self._outbounds.has_loans:
+            self._outbounds.return_loans()
         if batches and peer.consumer.release():
             (<Doorbell>self._doorbells[peer.slot]).ring_always()
         return batches
@@ -314,6 +320,7 @@ cdef class Mesh:
         """Handle the records of a batch, from where it was left. 0: the body of one is not here."""
         cdef const RecordHeader* header
         cdef uint64_t own = <uint64_t>1 << self.index
+        cdef uint32_t lent = MESSAGE_IS_LENT if self._outbounds is not None else 0
         cdef bytes body
         while peer.offset < length:
             header = <const RecordHeader*>(records + peer.offset)
@@ -326,11 +333,12 @@ cdef class Mesh:
                     body = peer.oversize.pop(header.publisher, None)
                     if body is not None:
                         self.dispatcher.receive(
-                            <const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+                            <const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
+                            0)
                     elif not is_last:
                         return 0
                 else:
-                    self.dispatcher.receive(<const unsigned char*>header, header.length)
+                    self.dispatcher.receive(<const unsigned char*>header, header.length, lent)
                 if self.dispatcher.stall_ms:
                     self._tell_stall(peer, header.publisher)
             peer.offset += header.length

@@ -20,6 +20,7 @@ cdef class Connection(Receiver):
     cdef unsigned char* _kept
     cdef size_t _kept_len
     cdef size_t _kept_capacity
+    cdef size_t _read_bytes                # the longest next read
     cdef size_t _kept_needed               # bytes that make the operation whole, 0: unknown
     # time, in milliseconds of the worker's clock
     cdef readonly uint64_t started_ms
@@ -38,6 +39,7 @@ cdef class Connection(Receiver):
 
     cdef int read(self) except -1
     cdef int _read_kept(self) except -1
+    cdef void _adapt(self, uint64_t messages) noexcept
     cdef int _lost(self, ssize_t got) except -1
     cdef int _consume(self, const unsigned char* data, size_t length) except -1
     cdef int _keep(self, const unsigned char* data, size_t length, size_t needed) except -1

@@ -19,13 +19,14 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
 
-from shardd import errors
+from shardd import errors, limits
 from shardd.errors import CloseReason, ProtocolError
 from shardd.log import TRACE
 from shardd.worker import session
 
 from shardd.router.frame cimport (
     MESSAGE_HAS_HEADER,
+    MESSAGE_IS_LENT,
     Message,
     tail_room,
     write_tail,
@@ -78,6 +79,11 @@ cdef enum:
     # The longest a producer is held back for one read (sheet 5.3).
     STALL_MS_MAX = 10
 
+cdef size_t READ_BYTES = limits.READ_BYTES
+cdef size_t READ_BYTES_MAX = limits.READ_BYTES_MAX
+cdef uint64_t READ_MESSAGES_FEW = limits.READ_MESSAGES_FEW
+cdef uint64_t READ_MESSAGES_MANY = limits.READ_MESSAGES_MANY
+
 log = logging.getLogger("shardd.worker")
 
 
@@ -98,6 +104,7 @@ cdef class Connection(Receiver):
         self.pedantic = True
         self.echo = True
         self.limits = shared.limits
+        self._read_bytes = READ_BYTES
         self.started_ms = shared.poller.now_ms
         self.active_ms = self.started_ms
         self._ping_at_ms = self.started_ms + shared.ping_interval_ms
@@ -129,19 +136,32 @@ cdef class Connection(Receiver):
         """Read once, handle what is whole, keep the rest."""
         cdef Shared shared = self.shared
         cdef size_t kept = self._kept_len
+        cdef uint64_t messages = self.messages_in
         cdef ssize_t got
         if self._kept_needed > shared.buffer_bytes or kept > shared.buffer_bytes:
             return self._read_kept()
         if kept:
             memcpy(shared.buffer, self._kept, kept)
-        got = recv(self.fd, shared.buffer + kept, shared.buffer_bytes, MSG_DONTWAIT)
+        got = recv(self.fd, shared.buffer + kept, self._read_bytes, MSG_DONTWAIT)
         if got <= 0:
             return self._lost(got)
         if kept:
             self._kept_len = 0
             self._kept_needed = 0
         self._consume(shared.buffer, kept + <size_t>got)
+        if shared.outbounds.has_loans:
+            shared.outbounds.return_loans()
+        if <size_t>got == self._read_bytes:
+            self._adapt(self.messages_in - messages)
         return self._after_read()
+
+    cdef void _adapt(self, uint64_t messages) noexcept:
+        """After a read that was cut: longer ones while they are few messages, shorter ones when
+        they are many, so that a turn takes about as long for every client."""
+        if messages < READ_MESSAGES_FEW:
+            self._read_bytes = min(self._read_bytes * 2, READ_BYTES_MAX)
+        elif messages > READ_MESSAGES_MANY:
+            self._read_bytes = max(self._read_bytes // 2, READ_BYTES)
 
     cdef int _read_kept(self) except -1:
         """Read straight into the memory of one large operation."""
@@ -171,6 +191,8 @@ cdef class Connection(Receiver):
         try:
             self._consume(whole, left)
         finally:
+            if self.shared.outbounds.has_loans:
+                self.shared.outbounds.return_loans()
             free(whole)
         return self._after_read()
 
@@ -340,6 +362,7 @@ cdef class Connection(Receiver):
         if operation.is_canonical and not (operation.has_header and operation.header_len == 0):
             message.tail = operation.tail
             message.tail_len = operation.tail_len
+            message.flags |= MESSAGE_IS_LENT
         else:
             room = shared.scratch_for(tail_room(operation.reply_len, operation.total_len))
             if operation.header_len == 0:
@@ -556,6 +579,9 @@ cdef class Connection(Receiver):
             self.append(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
         if not self.is_overflowing and not self.is_blocked:
             self.flush()
+        if self.shared.outbounds.has_loans:
+            # What others were lent may lie where the last reads go.
+            self.shared.outbounds.return_loans()
         shutdown(self.fd, SHUT_WR)
         # Unread input would turn the end into a reset, and a reset can overtake the last word.
         while reads < LAST_READS_MAX and recv(

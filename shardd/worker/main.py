@@ -54,8 +54,15 @@ class Worker:
         producer = Producer(setup.rings[index], slots.incarnation(index))
         self._dispatcher = Dispatcher(self._sublist, producer, index, seed)
         self._control = Control(setup.control_dir, index, slots.incarnation(index), loop)
+        outbounds = OutboundSet(int(config.write_deadline_s * 1000))
         self._mesh = Mesh(
-            slots, setup.rings, self._doorbells, index, self._dispatcher, self._control
+            slots,
+            setup.rings,
+            self._doorbells,
+            index,
+            self._dispatcher,
+            self._control,
+            outbounds,
         )
         self._poller = Poller()
         info = InfoTemplate(config, setup.server_id, setup.server_name, setup.host, setup.port)
@@ -64,7 +71,7 @@ class Worker:
             config,
             info,
             self._poller,
-            OutboundSet(int(config.write_deadline_s * 1000)),
+            outbounds,
             self._dispatcher,
             self._mesh,
             self._deadlines,

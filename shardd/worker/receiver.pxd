@@ -34,6 +34,13 @@ cdef class Receiver(Outbound):
     cdef int remove(self, Subscription* subscription) except -1
     cdef int remove_all(self) except -1
     cdef int take(self, Subscription* subscription, Message* message) except -1
+    cdef size_t _write_head(
+        self, unsigned char* start, const Subscription* subscription, const Message* message,
+        bint has_header,
+    ) noexcept
+    cdef int _take_lent(
+        self, Subscription* subscription, Message* message, bint has_header
+    ) except -1
     cdef int _take_in_parts(
         self, Subscription* subscription, Message* message,
         const unsigned char* tail, size_t tail_len, bint has_header,

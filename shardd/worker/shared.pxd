@@ -22,7 +22,7 @@ cdef class Shared:
     cdef readonly Deadlines deadlines
     cdef readonly Slots slots
     cdef Slot* counters                    # the own slot
-    # input: one buffer for all connections, `read_bytes` and as much again for an unread tail
+    # input: one buffer for all connections, for the longest read and as much again for a tail
     cdef unsigned char* buffer
     cdef size_t buffer_bytes
     # where tails are rebuilt that cannot be relayed as they came
@@ -30,6 +30,8 @@ cdef class Shared:
     cdef size_t scratch_bytes
     cdef unsigned char* plain_scratch      # the same, for subscribers without headers
     cdef size_t plain_scratch_bytes
+    cdef unsigned char* head_scratch       # where the head of a large delivery is built
+    cdef size_t head_scratch_bytes
     cdef HashKey sid_key
     # what the configuration says
     cdef WireLimits limits                 # before CONNECT asks for headers
@@ -54,4 +56,5 @@ cdef class Shared:
 
     cdef unsigned char* scratch_for(self, size_t length) except NULL
     cdef unsigned char* plain_scratch_for(self, size_t length) except NULL
+    cdef unsigned char* head_for(self, size_t length) except NULL
     cdef uint64_t host_connections(self) noexcept

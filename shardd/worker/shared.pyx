@@ -53,7 +53,7 @@ cdef class Shared:
         self.paused = []
         self.stalled = []
         self._read(config)
-        self.buffer_bytes = limits.READ_BYTES
+        self.buffer_bytes = limits.READ_BYTES_MAX
         self.buffer = <unsigned char*>malloc(2 * self.buffer_bytes)
         if self.buffer == NULL:
             raise MemoryError
@@ -79,6 +79,7 @@ cdef class Shared:
         free(self.buffer)
         free(self.scratch)
         free(self.plain_scratch)
+        free(self.head_scratch)
 
     cdef unsigned char* scratch_for(self, size_t length) except NULL:
         """Room for a tail that has to be rebuilt; good for one message."""
@@ -93,6 +94,13 @@ cdef class Shared:
             self.plain_scratch = _grown(self.plain_scratch, length)
             self.plain_scratch_bytes = length
         return self.plain_scratch
+
+    cdef unsigned char* head_for(self, size_t length) except NULL:
+        """Room for verb, subject and sid of one delivery."""
+        if length > self.head_scratch_bytes:
+            self.head_scratch = _grown(self.head_scratch, length)
+            self.head_scratch_bytes = length
+        return self.head_scratch
 
     def tick(self) -> None:
         """Act on deadlines that have passed, and show what other parts have counted."""
