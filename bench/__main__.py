@@ -15,6 +15,7 @@ from bench.run import Options, Run
 from bench.servers import ServerFailure, parse_contenders, raise_file_limit
 
 QUICK_SECONDS = 0.05
+SERVERS = "shardd,nats-server"
 
 
 @click.group()
@@ -28,7 +29,7 @@ def commands() -> None:
 @click.option("--seconds", default=1.0, type=click.FloatRange(0.01), help="Length of a round.")
 @click.option("--quick", is_flag=True, help="Tiny sizes, one round: does it work at all?")
 @click.option("--workers", default=max(2, os.cpu_count() or 2), help="Workers of shardd.")
-@click.option("--servers", default="shardd,nats-server", help="What is compared with what.")
+@click.option("--servers", default=SERVERS, help="What is compared with what.")
 @click.option("--history", "path", default=HISTORY, type=click.Path(path_type=Path))
 @click.option("--no-history", is_flag=True, help="Write neither history nor chart.")
 def run(
@@ -45,6 +46,9 @@ def run(
     loads = catalogue.select(pattern)
     if not loads:
         raise click.UsageError(f"no load is named like {pattern!r}; see: python -m bench list")
+    # The history of the checkout is of full runs of one pair of servers.
+    is_comparable = servers == SERVERS and not quick
+    is_kept = not no_history and (is_comparable or path != HISTORY)
     if quick:
         rounds, seconds = 1, QUICK_SECONDS
     raise_file_limit()
@@ -62,9 +66,9 @@ def run(
             click.echo(row(record))
     finally:
         running.close()
-        if not no_history:
+        if is_kept:
             history.append(path, records)
-    if not no_history and path == HISTORY:
+    if is_kept and path == HISTORY:
         draw_chart(path, CHART)
     if any(record.failures for record in records):
         sys.exit(1)

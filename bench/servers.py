@@ -65,7 +65,7 @@ class Contender:
             raise ServerFailure(
                 f"{self.label} does not run: {done.stderr.strip()[-LOG_TAIL_BYTES:]}"
             )
-        # "nats-server: v2.15.1"
+        # The program's name and a colon come before it.
         return done.stdout.strip().rpartition(" ")[2]
 
 

@@ -245,6 +245,7 @@ cdef class Connection(Receiver):
 
     cdef int _after_read(self) except -1:
         """A publisher that ran ahead of the ring or of its consumers is not read for a while."""
+        self.shared.sublist.release()
         if self.is_closed:
             return 0
         if self.shared.dispatcher.is_full:

@@ -311,7 +311,7 @@ def test_oversize_messages_beyond_their_bound_hold_the_publisher_back_and_none_i
     host: Host, workers: int
 ) -> None:
     """The subscriber's worker stands still until its share of oversize messages is under way."""
-    crowd = host(workers, heartbeat_silence="60s")
+    crowd = host(workers, heartbeat_silence="60s", max_pending="1GB")
     publisher = crowd.join(0)
     subscriber = crowd.join(workers - 1)
     streams = Streams()
