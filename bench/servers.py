@@ -49,7 +49,9 @@ class Contender:
     def start_command(self, workers: int) -> list[str]:
         """The command without the flags that say where to listen."""
         if self.has_workers:
-            return [*self.program_command(), "start", "--workers", str(workers)]
+            # The kernel's spread lets a connection be placed by trying (see bench.placement).
+            spread = ["--set", "balance=false"]
+            return [*self.program_command(), "start", "--workers", str(workers), *spread]
         return self.program_command()
 
     @property

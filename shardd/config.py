@@ -35,6 +35,7 @@ class Config:
     # processes
     workers: int | None = None  # None: one per core that this process may use
     pin: bool = False
+    balance: bool = True  # hand new connections to the worker that has the fewest
     ring_bytes: int = limits.RING_BYTES
     heartbeat_silence_s: float = limits.HEARTBEAT_SILENCE_S
     # log and files
@@ -251,6 +252,7 @@ _SETTINGS: Final[Mapping[str, Setting]] = {
     # shardd's own
     "workers": _workers,
     "pin": _setting("pin", parse_boolean),
+    "balance": _setting("balance", parse_boolean),
     "ring_size": _setting("ring_bytes", parse_size),
     "heartbeat_silence": _setting("heartbeat_silence_s", parse_duration),
 }

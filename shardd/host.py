@@ -27,6 +27,9 @@ class HostSetup:
     doorbell_fds: tuple[int, ...]  # one eventfd per process slot
     # One per worker; a worker closes all but its own, the supervisor keeps all.
     listeners: tuple[socket.socket, ...]
+    # One pair per worker: connections that others accepted for it come in at the first end. The
+    # supervisor keeps both, so what waits survives the worker.
+    handovers: tuple[tuple[socket.socket, socket.socket], ...]
     control_dir: str  # 0700, for the ZeroMQ ipc sockets
     supervisor_fd: int  # an eventfd: write 1 when the own slot's state has changed
     hash_seed: int  # 64 bits, the same in every process of the host

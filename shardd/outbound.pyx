@@ -6,8 +6,8 @@ list of its process, and the pass ends with one write to each peer on that list.
 does not take stays queued and waits for EPOLLOUT.
 
 Large messages are not copied: `lend` queues a reference to the bytes where they lie, in the read
-buffer or in a ring. Before those bytes change, `return_loans` writes what the kernel takes and copies
-the rest, so a loan never outlives the read that made it.
+buffer or in a ring. Before those bytes change, `return_loans` writes what the kernel takes and
+copies the rest, so a loan never outlives the read that made it.
 
 The bound on the queue is nats-server's `max_pending` (sheet 5.3): more than that queued marks the
 outbound as overflowing, and its owner closes it. Chunks come from a pool per process, last in

@@ -24,8 +24,8 @@ cdef struct Slot:
     uint64_t heartbeat         # grows with every tick
     uint64_t announced         # last interest sequence announced, over all incarnations
     uint64_t next_client       # connections this slot has numbered, over all incarnations
+    uint64_t incoming          # connections on their way from other workers, over all incarnations
     uint64_t reserved0[2]
-    uint64_t reserved1
     # line 1: the doorbell's flag, written by consumer and producers
     uint32_t is_asleep         # 0, or the number of the sleep (see router.doorbell)
     uint32_t sleeps            # numbers given so far, written by the owner only

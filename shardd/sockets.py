@@ -49,6 +49,20 @@ def open_listeners(host: str, port: int, count: int) -> tuple[socket.socket, ...
         return tuple(listeners)
 
 
+def open_handovers(count: int) -> tuple[tuple[socket.socket, socket.socket], ...]:
+    """Opens one pair of connected sockets per worker, over which accepted connections travel."""
+    kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+    with ExitStack() as opened:
+        pairs = []
+        for _ in range(count):
+            inlet, outlet = socket.socketpair(socket.AF_UNIX, kind)
+            opened.callback(inlet.close)
+            opened.callback(outlet.close)
+            pairs.append((inlet, outlet))
+        opened.pop_all()
+        return tuple(pairs)
+
+
 def listener_urls(listener: socket.socket) -> list[str]:
     """Every address that clients of this host can use, as URLs: what the ports file lists."""
     host, port = listener.getsockname()[:2]

@@ -32,7 +32,7 @@ from shardd.process import (
 from shardd.router.ring import Ring
 from shardd.runfiles import PortsFile, RuntimeDirectory, write_pid_file
 from shardd.slots import Slots, State
-from shardd.sockets import join_address, listener_urls, open_listeners
+from shardd.sockets import join_address, listener_urls, open_handovers, open_listeners
 from shardd.version import NATS_VERSION, SHARDD_VERSION
 from shardd.watch import Order, Verb, Watch
 
@@ -126,6 +126,10 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
     port: int = listeners[0].getsockname()[1]
     if config.pid_file:
         write_pid_file(config.pid_file)
+    handovers = open_handovers(worker_count)
+    for inlet, outlet in handovers:
+        stack.callback(inlet.close)
+        stack.callback(outlet.close)
     runtime = RuntimeDirectory.create()
     stack.callback(runtime.close)
     _log.info("Listening for client connections on %s", join_address(config.host, port))
@@ -140,6 +144,7 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
         rings=tuple(Ring(config.ring_bytes, worker_count) for _ in range(worker_count)),
         doorbell_fds=tuple(_eventfd(stack) for _ in range(worker_count)),
         listeners=listeners,
+        handovers=handovers,
         control_dir=str(runtime.path),
         supervisor_fd=_eventfd(stack),
         hash_seed=int.from_bytes(os.urandom(8), "little"),
@@ -151,6 +156,7 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
         for number, listener in enumerate(listeners):
             if number != index:
                 listener.close()
+                handovers[number][0].close()
 
     return setup, release
 

@@ -458,7 +458,6 @@ cdef class Connection(Receiver):
         self.active_ms = self.shared.poller.now_ms
         if self.shared.is_tracing:
             log.log(TRACE, "%s - <<- [PING]", self)
-            log.log(TRACE, "%s - ->> [PONG]", self)
         self.say_after_interest(b"PONG\r\n", 6)
         if self.is_connected and not self.has_ponged:
             self.has_ponged = True

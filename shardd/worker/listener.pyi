@@ -13,6 +13,7 @@ class Listener(Source):
         self,
         shared: Shared,
         listening: socket.socket,
+        handovers: tuple[tuple[socket.socket, socket.socket], ...],
         worker_count: int,
         later: Callable[[float, Callable[[], None]], object],
     ) -> None: ...

@@ -79,7 +79,11 @@ class Worker:
         )
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
         self._listener = Listener(
-            self._shared, setup.listeners[index], setup.worker_count, loop.call_later
+            self._shared,
+            setup.listeners[index],
+            setup.handovers,
+            setup.worker_count,
+            loop.call_later,
         )
 
     def start(self) -> None:

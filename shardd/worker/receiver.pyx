@@ -269,6 +269,8 @@ cdef class Receiver(Outbound):
 
     cdef int say_after_interest(self, const unsigned char* text, size_t length) except -1:
         """An answer that promises that this client's subscriptions are known to the host."""
+        if self.shared.is_tracing:
+            log.log(TRACE, "%s - ->> [%s]", self, text[:length - 2].decode("ascii"))
         if self._interest_sequence == 0:
             return self.say(text, length)
         if self._deferred is None and self.shared.mesh.is_applied(self._interest_sequence):

@@ -46,6 +46,7 @@ cdef class Shared:
     cdef bint drops_instead_of_stalling
     cdef bint has_headers
     cdef bint is_tracing
+    cdef bint is_balancing
     cdef readonly object info              # InfoTemplate
     cdef readonly object random            # random.Random, for the jitter of first pings
     # connections, by client id, and those that wait for something

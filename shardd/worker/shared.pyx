@@ -74,6 +74,7 @@ cdef class Shared:
         self.drops_instead_of_stalling = config.no_fast_producer_stall
         self.has_headers = not config.no_header_support
         self.is_tracing = config.trace
+        self.is_balancing = config.balance
 
     def __dealloc__(self):
         free(self.buffer)

@@ -1,6 +1,6 @@
 """Servers that a fault test may hurt: each test has its own, and it must still end cleanly."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 import pytest
@@ -11,9 +11,22 @@ from tests.support.crowd import Crowd
 Host = Callable[..., Crowd]
 
 
+class SharddAt(Shardd):
+    """A server on a port that the test names; -1 leaves the choice to the system."""
+
+    def __init__(self, workers: int, port: int) -> None:
+        super().__init__(workers)
+        self._wanted_port = port
+
+    def command(self, settings: Mapping[str, Setting]) -> list[str]:
+        """The same command line with another port: the last flag counts."""
+        return [*super().command(settings), "-p", str(self._wanted_port)]
+
+
 @pytest.fixture
 def host(no_leaks: None) -> Iterator[Host]:
-    """``host(2, ring_size=65536)``: a crowd at a new server with that many workers.
+    """``host(2, ring_size=65536)``: a crowd at a new server with that many workers, on ``port`` if
+    one is named.
 
     After the test its connections are closed and the server is stopped, which must leave no
     process and return 0, unless the test has ended it.
@@ -22,8 +35,8 @@ def host(no_leaks: None) -> Iterator[Host]:
         pytest.fail(shardd_is_missing())
     with ExitStack() as stack:
 
-        def start(workers: int, **settings: Setting) -> Crowd:
-            server = Shardd(workers)
+        def start(workers: int, *, port: int = -1, **settings: Setting) -> Crowd:
+            server = SharddAt(workers, port)
             server.start(settings)
             stack.callback(stop, server)
             crowd = Crowd(server)

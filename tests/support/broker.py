@@ -219,6 +219,8 @@ class Shardd(Broker):
             *("--ports_file_dir", str(self._directory)),
             *("-l", str(self._directory / "log")),
             *("--workers", str(self.workers)),
+            # A test that wants a connection on a certain worker tries until the kernel agrees.
+            *("--set", "balance=false"),
         ]
         for key, value in settings.items():
             text = value if isinstance(value, str) else json.dumps(value)

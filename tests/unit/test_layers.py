@@ -48,7 +48,7 @@ LAYERS: Final = (
         {
             "worker": (
                 ("info",),
-                ("session", "shared"),
+                ("handover", "session", "shared"),
                 ("receiver",),
                 ("connection",),
                 ("listener", "pump"),

@@ -84,6 +84,7 @@ class Bench:
             rings=(),
             doorbell_fds=tuple(eventfd() for _ in range(WORKERS)),
             listeners=(),
+            handovers=(),
             control_dir="",
             supervisor_fd=eventfd(),
             hash_seed=0,

@@ -1,0 +1,1 @@
+"""An accepted connection travels to another worker. Cython only: nothing here has a Python face."""
