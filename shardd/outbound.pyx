@@ -19,7 +19,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
 from shardd import limits
 
@@ -68,7 +68,7 @@ cdef class OutboundSet:
             self._free = chunk.next
             free(chunk)
         for index in range(self._dirty_count):
-            Py_DECREF(<object>self._dirty[index])
+            Py_XDECREF(<PyObject*>self._dirty[index])
         free(self._dirty)
 
     cdef Chunk* take(self) except NULL:
@@ -126,14 +126,17 @@ cdef class OutboundSet:
         outbound.is_dirty = True
 
     cdef int flush_dirty(self) except -1:
-        """Write to every peer that got something since the last time."""
+        """Write to every peer that got something since the last time, first come, first served."""
         cdef Outbound outbound
-        while self._dirty_count:
-            self._dirty_count -= 1
-            outbound = <Outbound>self._dirty[self._dirty_count]
+        cdef size_t index = 0
+        while index < self._dirty_count:
+            outbound = <Outbound>self._dirty[index]
+            self._dirty[index] = NULL
+            index += 1
             Py_DECREF(outbound)
             outbound.is_dirty = False
             outbound.settle()
+        self._dirty_count = 0
 
 
 cdef class Outbound(Source):

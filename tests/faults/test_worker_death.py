@@ -5,6 +5,7 @@ live is whole; one whose end died is whole up to a point. After each death strea
 workers flow again, the successor's included.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from tests.faults.conftest import Host
 from tests.support.crowd import Crowd, Member, Streams, WorkerPids, is_listening, is_stopped
-from tests.support.waiting import PATIENCE, WAIT_S, wait_until
+from tests.support.waiting import PATIENCE, WAIT_S, WaitedTooLong, wait_until
 
 WORKERS = [2, 4]
 SILENCE_S = 1.0
@@ -106,10 +107,9 @@ class Traffic:
             )
 
         self.crowd.settle()
-        try:
+        with contextlib.suppress(WaitedTooLong):
             self.crowd.run_until(is_level, "the rest of every stream")
-        finally:
-            self.streams.assert_level(subscribers, streams)
+        self.streams.assert_level(subscribers, streams)
 
 
 def kill_and_recover(traffic: Traffic, pids: WorkerPids, victims: list[int]) -> None:
@@ -342,7 +342,7 @@ def test_a_worker_that_paused_and_went_on_lost_nothing(
     crowd = host(workers, heartbeat_silence="60s", ring_size=65536)
     pids = WorkerPids(crowd.server)
     traffic = Traffic(crowd, rng)
-    for _ in range(5):
+    for _ in range(3):
         victim = rng.randrange(workers)
         traffic.run_for(rng.randrange(1, 500))
         os.kill(pids[victim], signal.SIGSTOP)
@@ -359,7 +359,8 @@ def test_a_worker_that_paused_and_went_on_lost_nothing(
 
 def is_held_back(traffic: Traffic) -> bool:
     """Whether no publisher can send any more: all of them write into full rings."""
-    traffic.feed()
+    for _ in range(20):
+        traffic.feed()
     return all(p.unsent_bytes >= UNSENT_MAX for p in traffic.publishers.values())
 
 

@@ -28,12 +28,13 @@ LAYERS: Final = (
     ("errors", "limits", "version"),
     ("identity", "log", "process", "shm", "sockets", "timers", "values", "watch"),
     ("config", "poller", "runfiles", "slots", "wire"),
-    ("outbound",),
+    ("outbound", "source_probe"),
+    ("outbound_probe",),
     (
         {
             "router": (
                 ("doorbell", "frame", "ring", "subject", "table"),
-                ("match_cache", "ring_probe", "trie"),
+                ("frame_probe", "match_cache", "ring_probe", "trie"),
                 ("patterns",),
                 ("match_result",),
                 ("sublist",),
