@@ -30,7 +30,7 @@ from shardd.worker.connection cimport Connection
 from shardd.worker.handover cimport receive_connection, send_connection
 from shardd.worker.shared cimport Shared
 
-cdef extern from "router/ring_atomic.h" nogil:
+cdef extern from "../router/ring_atomic.h" nogil:
     uint64_t atomic_add_u64(uint64_t* field, uint64_t value)
 
 cdef extern from "sys/socket.h" nogil:
