@@ -41,13 +41,18 @@ RING_BYTES_MIN: Final = 65_536
 RING_RECORD_SHARE: Final = 8
 # A batch is published at this size at the latest, so that consumers start before it is complete.
 BATCH_BYTES: Final = 32_768
-# Messages too large for the ring, sent and not yet consumed. Beyond it publishers pause.
-OVERSIZE_BYTES_MAX: Final = 64 * 1_048_576
+# Messages too large for the ring, sent and not yet consumed. Beyond it publishers pause. Together
+# with the ring it stays below the quarter of a client's limit that is left when its publishers are
+# asked to slow down, so that what is under way cannot cut off a client that keeps up.
+OVERSIZE_BYTES_MAX: Final = 8 * 1_048_576
 
 # One read buffer per worker; what one connection may hand in before the others have their turn. A
 # connection whose messages are large may hand in more: a read is then still few messages.
 READ_BYTES: Final = 131_072
 READ_BYTES_MAX: Final = 524_288
+# What a producer that is held back may hand in between two stalls: nats-server's longest read, so
+# that a consumer has as much time to catch up.
+READ_BYTES_STALLED: Final = 65_536
 READ_MESSAGES_FEW: Final = 512
 READ_MESSAGES_MANY: Final = 4096
 # Output is kept in chunks of this size, which go back to a pool when they have been written.

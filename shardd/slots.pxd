@@ -65,6 +65,8 @@ cdef class Slots:
     cdef Slot* slot(self, uint32_t index) noexcept nogil
     cdef Slot* _checked(self, uint32_t index) except NULL
     cdef int _forget_living(self, Slot* slot) except -1
+    # Counts a connection on its way to this slot's process, or its arrival.
+    cdef void add_incoming(self, uint32_t index, int64_t count) noexcept nogil
     # Bit mask of the slots whose process is ready.
     cpdef uint64_t ready(self) noexcept nogil
     # Bit mask of the ready slots, but `index`, that have not yet applied its interest up to

@@ -213,6 +213,11 @@ cdef class Slots:
         atomic_store_u32(&slot.is_asleep, 0)
         return 0
 
+    cdef void add_incoming(self, uint32_t index, int64_t count) noexcept nogil:
+        """Any process may add to it, the slot's own takes off: hence atomic, with no order, as it
+        is only a hint to whoever accepts the next connection."""
+        atomic_add_u64(&self.slot(index).incoming, <uint64_t>count)
+
     cpdef uint64_t ready(self) noexcept nogil:
         """Bit mask of the slots whose process is ready."""
         cdef uint64_t mask = 0

@@ -80,7 +80,7 @@ cdef class Deadlines:
             if self._times[place] <= now_ms:
                 due.append(<Timed>self._items[place])
         for item in due:
-            # One that an earlier item removed is due no longer.
-            if item._place != NOT_TIMED:
+            # One that an earlier item removed, or gave more time, is due no longer.
+            if item._place != NOT_TIMED and self._times[item._place] <= now_ms:
                 item.on_deadline(now_ms)
         return len(due)

@@ -59,12 +59,13 @@ cdef class Dispatcher:
         self, const Target* target, Message* message, uint32_t hops
     ) except -1
     cdef int _forward(
-        self, const Message* message, uint64_t processes, uint32_t hops
+        self, const Message* message, uint64_t processes, uint32_t hops, size_t first
     ) except -1
     cdef int _forward_slowly(
-        self, const Message* message, uint64_t processes, uint32_t hops, size_t length
+        self, const Message* message, uint64_t processes, uint32_t hops, size_t first, size_t length
     ) except -1
     cdef bint _enter_ring(self, bytes record, uint64_t processes) except -1
     cdef bint _enter_oversize(self, bytes record, uint64_t processes) except -1
     cdef int _expire(self) except -1
     cdef uint64_t _next_random(self) noexcept nogil
+    cdef bint _wait_for_room(self, size_t length) except -1

@@ -91,18 +91,21 @@ cdef class Dispatcher:
         cdef Subscription* subscription
         cdef int takers = 0
         cdef uint32_t index
+        # A delivery may publish: the targets of that message stand behind those of this one.
+        cdef size_t first = self._target_count
+        cdef size_t target
         for index in range(match.plain_count):
             subscription = match.plain[index]
             if echo or subscription.subscriber != publisher:
                 takers += self._deliver(subscription, message)
-        self._target_count = 0
         for index in range(match.group_count):
             takers += self._choose(&match.groups[index], message, publisher, echo)
-        for index in range(self._target_count):
-            processes |= <uint64_t>1 << self._targets[index].process
+        for target in range(first, self._target_count):
+            processes |= <uint64_t>1 << self._targets[target].process
         if processes:
-            self._forward(message, processes, 0)
+            self._forward(message, processes, 0, first)
             takers += 1
+        self._target_count = first
         if self._expired_count:
             self._expire()
         return takers
@@ -111,20 +114,17 @@ cdef class Dispatcher:
         """Hand the message to one local subscription: 1 when it took it, 0 when not."""
         cdef Subscription** grown
         cdef size_t capacity
-        if subscription.max_deliveries == 0:
-            if subscription.subscriber.deliver(
-                subscription.subscriber.owner, subscription, message
-            ) == 0:
-                return 0
-            subscription.delivered += 1
-            return 1
-        if subscription.delivered >= subscription.max_deliveries:
+        if subscription.is_removed:
             return 0
+        if subscription.max_deliveries and subscription.delivered >= subscription.max_deliveries:
+            return 0
+        # Counted first: what it publishes on delivery may come back to it.
+        subscription.delivered += 1
         if subscription.subscriber.deliver(
             subscription.subscriber.owner, subscription, message
         ) == 0:
+            subscription.delivered -= 1
             return 0
-        subscription.delivered += 1
         if subscription.delivered == subscription.max_deliveries:
             if self._expired_count == self._expired_capacity:
                 capacity = self._expired_capacity * 2 if self._expired_capacity else 16
@@ -205,31 +205,34 @@ cdef class Dispatcher:
         self._targets[self._target_count].name_len = group.name_len
         self._target_count += 1
 
-    cdef int _forward(self, const Message* message, uint64_t processes, uint32_t hops) except -1:
-        """Write one record for other processes, with the targets collected for this message."""
+    cdef int _forward(
+        self, const Message* message, uint64_t processes, uint32_t hops, size_t first
+    ) except -1:
+        """Write one record for other processes, with the targets of this message: those from
+        `first` on."""
         cdef size_t length
         cdef unsigned char* room
         if self.producer is None:
             raise InternalError("interest of another process, and no ring to reach it")
-        length = record_length(message, self._targets, self._target_count)
+        length = record_length(message, self._targets + first, self._target_count - first)
         if self.is_full or length > self.producer.record_max:
-            return self._forward_slowly(message, processes, hops, length)
+            return self._forward_slowly(message, processes, hops, first, length)
         if self.producer.open_bytes() + length > BATCH_BYTES:
             self.commit()
         room = self.producer.claim(length, processes)
         if room == NULL:
-            return self._forward_slowly(message, processes, hops, length)
-        write_record(room, length, message, processes, self._targets, self._target_count,
-                     RECORD_MESSAGE, hops)
+            return self._forward_slowly(message, processes, hops, first, length)
+        write_record(room, length, message, processes, self._targets + first,
+                     self._target_count - first, RECORD_MESSAGE, hops)
         self.ring_bytes += length
 
     cdef int _forward_slowly(
-        self, const Message* message, uint64_t processes, uint32_t hops, size_t length
+        self, const Message* message, uint64_t processes, uint32_t hops, size_t first, size_t length
     ) except -1:
         """The same for a full ring, or for a message too large for it."""
         cdef bytes record = PyBytes_FromStringAndSize(NULL, length)
         write_record(<unsigned char*>PyBytes_AS_STRING(record), length, message, processes,
-                     self._targets, self._target_count, RECORD_MESSAGE, hops)
+                     self._targets + first, self._target_count - first, RECORD_MESSAGE, hops)
         if not self.is_full and self._enter_ring(record, processes):
             return 0
         if not self.is_full:
@@ -245,8 +248,7 @@ cdef class Dispatcher:
             return self._enter_oversize(record, processes)
         room = self.producer.claim(length, processes)
         if room == NULL:
-            self.commit()
-            if not self.producer.wait_for_room(length):
+            if not self._wait_for_room(length):
                 return False
             room = self.producer.claim(length, processes)
             if room == NULL:
@@ -264,9 +266,11 @@ cdef class Dispatcher:
         while self._oversize and self._oversize[0][0] <= self.producer.consumed():
             self._oversize_bytes -= <uint64_t>self._oversize.popleft()[1]
         if self._oversize_bytes and self._oversize_bytes + length > OVERSIZE_BYTES_MAX:
-            self.commit()
             # Room for a whole ring is there only when all is consumed: then the bound is free too.
-            return self.producer.wait_for_room(self.producer.ring.size)
+            if not self._wait_for_room(self.producer.ring.size):
+                return False
+            self._oversize.clear()
+            self._oversize_bytes = 0
         memset(&stand_in, 0, sizeof(Message))
         stand_in.tail = b"    "
         stand_in.tail_len = 4
@@ -274,8 +278,7 @@ cdef class Dispatcher:
         room_length = record_length(&stand_in, NULL, 0)
         room = self.producer.claim(room_length, processes)
         if room == NULL:
-            self.commit()
-            if not self.producer.wait_for_room(room_length):
+            if not self._wait_for_room(room_length):
                 return False
             room = self.producer.claim(room_length, processes)
             if room == NULL:
@@ -289,6 +292,17 @@ cdef class Dispatcher:
         self._oversize.append((self.producer.published, length))
         self._oversize_bytes += length
         return True
+
+    cdef bint _wait_for_room(self, size_t length) except -1:
+        """Whether there is room once the open batch has left. If not, a ring will come.
+
+        Consumers that nothing was for may sleep with all of it unread: they hold the ring as well.
+        """
+        self.commit()
+        if self.producer.wait_for_room(length):
+            return True
+        self._mesh.ring_doorbells(self.producer.attached)
+        return False
 
     cdef int commit(self) except -1:
         """Publish the open batch, after the interest that was new before it, and wake who it is
@@ -311,6 +325,13 @@ cdef class Dispatcher:
             self._backlog.popleft()
         self.is_full = False
         self.commit()
+
+    def finish(self) -> None:
+        """End a pass of an owner that has no pump: what can leave, leaves."""
+        if self.is_full:
+            self.drain_backlog()
+        self.commit()
+        self.sublist.release()
 
     # --- in ------------------------------------------------------------------------------------
 
@@ -352,6 +373,7 @@ cdef class Dispatcher:
         cdef const Match* match = self.sublist.match(
             message.account, message.subject, message.subject_len)
         cdef MatchGroup* group
+        cdef size_t first = self._target_count
         cdef uint32_t index
         for index in range(match.group_count):
             group = &match.groups[index]
@@ -363,12 +385,13 @@ cdef class Dispatcher:
                 group, message, NULL, True, self._next_random() % group.local_count
             ):
                 return 0
-            self._target_count = 0
             self._hand_over(group)
-            if self._target_count and hops < HOPS_MAX:
+            if self._target_count > first and hops < HOPS_MAX:
                 message.flags |= MESSAGE_FOR_QUEUES
-                self._forward(message, <uint64_t>1 << self._targets[0].process, hops + 1)
+                self._forward(
+                    message, <uint64_t>1 << self._targets[first].process, hops + 1, first)
                 self.handed_on += 1
+            self._target_count = first
             return 0
 
     # --- questions -----------------------------------------------------------------------------

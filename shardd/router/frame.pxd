@@ -52,7 +52,7 @@ cdef struct RecordHeader:
 
 cdef enum RecordKind:
     RECORD_MESSAGE = 1
-    RECORD_OVERSIZE = 2       # the body travels over ZeroMQ; `total_len` is its number
+    RECORD_OVERSIZE = 2       # the body travels over ZeroMQ; `publisher` is its number
 
 cdef size_t record_length(
     const Message* message, const Target* targets, size_t target_count

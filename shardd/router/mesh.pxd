@@ -19,9 +19,11 @@ cdef class Peer:
     cdef size_t offset                     # into the records of the batch at hand
     cdef dict oversize                     # bodies that came before their records, by number
     cdef bint is_blocked                   # its batch waits for a control message
-    cdef uint64_t blocked_since_ms         # since when, 0 when it does not
-    cdef uint64_t stalled_client           # the last of its clients that was held back from here
-    cdef uint64_t stalled_at_ms
+    cdef bint is_waiting                   # the same, also after a message that was another one
+    cdef uint64_t own_beats                # heartbeats of both processes when it began to wait
+    cdef uint64_t peer_beats
+    cdef dict stalls                       # its clients to be held back, and for how long; or None
+    cdef uint64_t bytes_read               # in this turn: what that is measured against
 
 cdef class Mesh:
     cdef readonly uint32_t index
@@ -45,8 +47,9 @@ cdef class Mesh:
 
     cdef int _drain_peer(self, Peer peer, bint is_last) except -1
     cdef int _read_batch(
-        self, Peer peer, const unsigned char* records, uint32_t length, bint is_last
+        self, Peer peer, const unsigned char* records, uint32_t length
     ) except -1
     cdef int _drop(self, Peer peer) except -1
-    cdef int _tell_stall(self, Peer peer, uint64_t client) except -1
+    cdef int _note_stall(self, Peer peer, uint64_t client) except -1
+    cdef int _tell_stalls(self, Peer peer) except -1
     cpdef ring_doorbells(self, processes)

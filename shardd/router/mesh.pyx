@@ -43,12 +43,16 @@ OVERSIZE = 3      # number, record
 STALL = 4         # client, milliseconds
 
 SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
-cdef uint64_t STUCK_MS = <uint64_t>(limits.HEARTBEAT_SILENCE_S * 1000)
+cdef uint64_t READ_BYTES_STALLED = limits.READ_BYTES_STALLED
 
 cdef enum:
     # Batches of one peer handled before the others have their turn.
     BATCHES_MAX = 32
-    STALL_MS = 2
+    # A control message that has not come after so many heartbeats of both sides will not come. It
+    # may well come while one of them stands still, which is for the supervisor to end.
+    STUCK_BEATS = 200
+    # The longest a publisher is held back for as much as one read of it brings (sheet 5.3).
+    STALL_MS_MAX = 10
 
 
 @cython.final
@@ -208,8 +212,12 @@ cdef class Mesh:
             self._post.send(processes, (kind, self.index, self.incarnation, first, second))
 
     cdef bint is_applied(self, uint64_t sequence) except -1:
-        """Whether every ready peer has applied the interest announced up to `sequence`."""
-        return self.slots.lagging(self.index, sequence) == 0
+        """Whether every ready peer has applied the interest announced up to `sequence`.
+
+        What is not announced yet is not applied, even if nobody is ready: a process that becomes
+        ready before the announcement would not look for it, and nobody would wait for that one.
+        """
+        return sequence <= self.sequence and self.slots.lagging(self.index, sequence) == 0
 
     def on_message(self, message: tuple) -> None:
         """Handle one message of another process."""
@@ -293,6 +301,7 @@ cdef class Mesh:
         cdef Batch batch
         cdef int batches = 0
         cdef uint64_t own = <uint64_t>1 << self.index
+        peer.bytes_read = 0
         while (batches < BATCHES_MAX or is_last) and peer.consumer.peek(&batch):
             if batch.processes & own:
                 if (
@@ -302,25 +311,30 @@ cdef class Mesh:
                 ):
                     self._wait(peer)
                     break
-                if not self._read_batch(peer, batch.records, batch.records_len, is_last):
-                    self._wait(peer)
+                if not self._read_batch(peer, batch.records, batch.records_len):
+                    # What a dead process sent ends here: nothing after a message that is missing.
+                    if not is_last:
+                        self._wait(peer)
                     break
-            peer.blocked_since_ms = 0
+            peer.is_waiting = False
             peer.consumer.advance(&batch)
             batches += 1
         if self._outbounds is not None and self._outbounds.has_loans:
             self._outbounds.return_loans()
+        if peer.stalls is not None:
+            self._tell_stalls(peer)
         if batches and peer.consumer.release():
             (<Doorbell>self._doorbells[peer.slot]).ring_always()
         return batches
 
     cdef int _read_batch(
-        self, Peer peer, const unsigned char* records, uint32_t length, bint is_last
+        self, Peer peer, const unsigned char* records, uint32_t length
     ) except -1:
         """Handle the records of a batch, from where it was left. 0: the body of one is not here."""
         cdef const RecordHeader* header
         cdef uint64_t own = <uint64_t>1 << self.index
         cdef uint32_t lent = MESSAGE_IS_LENT if self._outbounds is not None else 0
+        cdef uint64_t publisher
         cdef bytes body
         while peer.offset < length:
             header = <const RecordHeader*>(records + peer.offset)
@@ -329,35 +343,65 @@ cdef class Mesh:
             ):
                 raise InternalError("a record of a ring runs over its batch")
             if header.processes & own:
+                publisher = header.publisher
                 if header.kind == RECORD_OVERSIZE:
                     body = peer.oversize.pop(header.publisher, None)
                     if body is not None:
                         self.dispatcher.receive(
                             <const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
                             0)
-                    elif not is_last:
+                        publisher = (<const RecordHeader*>PyBytes_AS_STRING(body)).publisher
+                        peer.bytes_read += PyBytes_GET_SIZE(body)
+                    else:
                         return 0
                 else:
                     self.dispatcher.receive(<const unsigned char*>header, header.length, lent)
+                    peer.bytes_read += header.length
                 if self.dispatcher.stall_ms:
-                    self._tell_stall(peer, header.publisher)
+                    self._note_stall(peer, publisher)
             peer.offset += header.length
         peer.offset = 0
         return 1
 
     def _wait(self, Peer peer):
         """A batch has to wait for a control message; for ever would be a fault of ours."""
+        cdef uint64_t own_beats = self.slots.heartbeat(self.index)
+        cdef uint64_t peer_beats = self.slots.heartbeat(peer.slot)
         peer.is_blocked = True
-        if peer.blocked_since_ms == 0:
-            peer.blocked_since_ms = self.now_ms
-        elif self.now_ms - peer.blocked_since_ms > STUCK_MS:
+        if not peer.is_waiting:
+            peer.is_waiting = True
+            peer.own_beats = own_beats
+            peer.peer_beats = peer_beats
+        elif own_beats > peer.own_beats + STUCK_BEATS and (
+            peer_beats > peer.peer_beats + STUCK_BEATS
+        ):
             raise InternalError(f"the ring of process {peer.slot} waits for a lost message")
 
-    cdef int _tell_stall(self, Peer peer, uint64_t client) except -1:
-        """A consumer here is far behind: ask the publisher's process to hold it back."""
+    cdef int _note_stall(self, Peer peer, uint64_t client) except -1:
+        """A consumer here is far behind: its publisher is to be held back."""
+        if peer.stalls is None:
+            peer.stalls = {}
+        peer.stalls[client] = peer.stalls.get(client, 0) + self.dispatcher.stall_ms
         self.dispatcher.stall_ms = 0
-        if client == peer.stalled_client and self.now_ms - peer.stalled_at_ms < STALL_MS:
-            return 0
-        peer.stalled_client = client
-        peer.stalled_at_ms = self.now_ms
-        self._send(1 << peer.slot, STALL, client, STALL_MS)
+
+    cdef int _tell_stalls(self, Peer peer) except -1:
+        """Ask the publishers' process to hold them back, once for all that was read together, and
+        for as long as it would have done itself over as many reads."""
+        cdef uint64_t longest = STALL_MS_MAX * (1 + peer.bytes_read // READ_BYTES_STALLED)
+        for client, milliseconds in peer.stalls.items():
+            self._send(1 << peer.slot, STALL, client, min(milliseconds, longest))
+        peer.stalls = None
+
+    # --- doors for owners in Python ------------------------------------------------------------
+
+    def read_rings(self) -> int:
+        """`drain`."""
+        return self.drain()
+
+    def applied(self, uint64_t sequence) -> bool:
+        """`is_applied`."""
+        return self.is_applied(sequence)
+
+    def has_unread(self) -> bool:
+        """`has_work`."""
+        return self.has_work()

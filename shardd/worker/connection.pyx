@@ -81,6 +81,7 @@ cdef enum:
 
 cdef size_t READ_BYTES = limits.READ_BYTES
 cdef size_t READ_BYTES_MAX = limits.READ_BYTES_MAX
+cdef size_t READ_BYTES_STALLED = limits.READ_BYTES_STALLED
 cdef uint64_t READ_MESSAGES_FEW = limits.READ_MESSAGES_FEW
 cdef uint64_t READ_MESSAGES_MANY = limits.READ_MESSAGES_MANY
 
@@ -158,7 +159,7 @@ cdef class Connection(Receiver):
     cdef void _adapt(self, uint64_t messages) noexcept:
         """After a read that was cut: longer ones while they are few messages, shorter ones when
         they are many, so that a turn takes about as long for every client."""
-        if messages < READ_MESSAGES_FEW:
+        if messages < READ_MESSAGES_FEW or self._read_bytes < READ_BYTES:
             self._read_bytes = min(self._read_bytes * 2, READ_BYTES_MAX)
         elif messages > READ_MESSAGES_MANY:
             self._read_bytes = max(self._read_bytes // 2, READ_BYTES)
@@ -270,14 +271,16 @@ cdef class Connection(Receiver):
 
     def stall(self, uint32_t milliseconds) -> None:
         """Hold a fast producer back for a moment: a consumer of its messages is far behind."""
-        cdef uint64_t until = self.shared.poller.now_ms + milliseconds
         if self.is_closed:
             return
+        self.shared.poller.read_clock()  # another worker's wish may come long after a pass
         self.shared.counters.stalled_clients += 1
         if self._stalled_until_ms == 0:
             self.shared.stalled.append(self)
-        if until > self._stalled_until_ms:
-            self._stalled_until_ms = until
+        # Wishes add up: each is about other messages.
+        self._stalled_until_ms = max(
+            self._stalled_until_ms, self.shared.poller.now_ms) + milliseconds
+        self._read_bytes = READ_BYTES_STALLED
         self.pause()
 
     def is_stalled(self, uint64_t now_ms) -> bool:
@@ -502,15 +505,6 @@ cdef class Connection(Receiver):
             self._set_deadline()
         if self.verbose:
             self.ok()
-
-    def _trace_publish(self, has_header, subject, payload):
-        log.log(TRACE, "%s - <<- [%s %s %d]", self, "HPUB" if has_header else "PUB",
-                session.quote(subject)[1:-1], len(payload))
-        log.log(TRACE, "%s - <<- MSG_PAYLOAD: [%s]", self, session.quote(payload))
-
-    def _trace_subscribe(self, subject, queue, sid):
-        log.log(TRACE, "%s - <<- [SUB %s %s %s]", self, session.quote(subject)[1:-1],
-                session.quote(queue)[1:-1], session.quote(sid)[1:-1])
 
     # --- time ----------------------------------------------------------------------------------
 

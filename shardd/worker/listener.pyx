@@ -30,9 +30,6 @@ from shardd.worker.connection cimport Connection
 from shardd.worker.handover cimport receive_connection, send_connection
 from shardd.worker.shared cimport Shared
 
-cdef extern from "../router/ring_atomic.h" nogil:
-    uint64_t atomic_add_u64(uint64_t* field, uint64_t value)
-
 cdef extern from "sys/socket.h" nogil:
     struct sockaddr:
         pass
@@ -97,7 +94,7 @@ cdef class Inlet(Source):
             fd = receive_connection(self.fd)
             if fd == -1:
                 return 0
-            atomic_add_u64(&shared.counters.incoming, <uint64_t>-1)
+            shared.slots.add_incoming(shared.mesh.index, -1)
             if fd >= 0:
                 self.listener.admit(fd)
 
@@ -166,8 +163,7 @@ cdef class Listener(Source):
         self._backoff_s = 0.0
         worker = self._choose_worker()
         if worker >= 0 and send_connection(self._outlets[worker], fd):
-            # Relaxed would do: a hint to whoever accepts next.
-            atomic_add_u64(&self.shared.slots.slot(worker).incoming, 1)
+            self.shared.slots.add_incoming(worker, 1)
             close(fd)
             return 1
         return self.admit(fd)

@@ -17,6 +17,7 @@ cdef class Pump:
     cdef object _stall_timer
     cdef object _later
 
+    cdef bint _has_answers(self) except -1
     cdef int _pass(self) except -1
     cdef int _finish(self) except -1
     cdef int _end_stalls(self) except -1

@@ -64,12 +64,18 @@ cdef class Pump:
             passes += 1
             if self._pass() == 0:
                 self._doorbell.fall_asleep()
-                if not self.shared.mesh.has_work():
+                if not self.shared.mesh.has_work() and not self._has_answers():
                     return
                 self._doorbell.wake_up()
         self._doorbell.fall_asleep()
         if self.shared.mesh.has_work():
             self._doorbell.ring_always()
+
+    cdef bint _has_answers(self) except -1:
+        """Whether answers that waited may go by now: a peer that applied interest while this
+        worker was awake did not ring."""
+        return bool(self.shared.deferred) and self.shared.mesh.is_applied(
+            self.shared.mesh.sequence)
 
     cdef int _pass(self) except -1:
         cdef int handled = self.shared.poller.dispatch()

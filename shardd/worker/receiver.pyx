@@ -311,3 +311,12 @@ cdef class Receiver(Outbound):
         log.debug("%s - %s", self, text)
         self.say(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
         return 0
+
+    def _trace_publish(self, has_header, subject, payload):
+        log.log(TRACE, "%s - <<- [%s %s %d]", self, "HPUB" if has_header else "PUB",
+                session.quote(subject)[1:-1], len(payload))
+        log.log(TRACE, "%s - <<- MSG_PAYLOAD: [%s]", self, session.quote(payload))
+
+    def _trace_subscribe(self, subject, queue, sid):
+        log.log(TRACE, "%s - <<- [SUB %s %s %s]", self, session.quote(subject)[1:-1],
+                session.quote(queue)[1:-1], session.quote(sid)[1:-1])

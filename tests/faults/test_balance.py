@@ -32,7 +32,7 @@ def test_connections_opened_one_by_one_are_spread_evenly(balanced: Shardd) -> No
     clients = [WireClient(balanced.host, balanced.port) for _ in range(balanced.workers * 8)]
     try:
         spread = Counter(worker_of(client, balanced) for client in clients)
-        assert spread == {worker: 8 for worker in range(balanced.workers)}
+        assert spread == dict.fromkeys(range(balanced.workers), 8)
         for client in clients:
             client.ping()
     finally:

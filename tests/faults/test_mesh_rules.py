@@ -260,6 +260,7 @@ def run_streams(
         for number, publisher in enumerate(publishers):
             while streams.sent.get(number, 0) < messages and publisher.unsent_bytes < unsent_max:
                 streams.publish(publisher, subject, number, lengths())
+        assert not any(m.is_ended for m in crowd.members), crowd.server.log_text()
         return streams.received == total
 
     crowd.run_until(feed, "every message at every subscriber", 6 * WAIT_S)
@@ -273,7 +274,7 @@ def test_small_and_oversize_messages_keep_their_order(
     host: Host, workers: int, rng: random.Random
 ) -> None:
     """A small ring: bursts are far larger than it, and all above 8 KiB goes around it."""
-    crowd = host(workers, ring_size=65536)
+    crowd = host(workers, ring_size=65536, max_pending="1GB")
     publishers = crowd.join_each()
     subscribers = crowd.join_each() + [crowd.join()]
     sizes = [0, 16, 200, 4000, 8000, 8100, 8192, 9000, 20_000]
@@ -286,7 +287,7 @@ def test_small_and_oversize_messages_keep_their_order(
 
 @pytest.mark.parametrize("workers", WORKERS)
 def test_a_burst_larger_than_the_ring_arrives_whole_and_in_order(host: Host, workers: int) -> None:
-    crowd = host(workers, ring_size=65536)
+    crowd = host(workers, ring_size=65536, max_pending="1GB")
     publishers = crowd.join_each()
     subscribers = crowd.join_each()
     run_streams(crowd, publishers, subscribers, lambda: 100, 60_000 // workers**2, 4 << 20)
@@ -296,7 +297,7 @@ def test_a_burst_larger_than_the_ring_arrives_whole_and_in_order(host: Host, wor
 def test_messages_around_the_size_that_a_default_ring_refuses_keep_their_order(
     host: Host, workers: int, rng: random.Random
 ) -> None:
-    crowd = host(workers)
+    crowd = host(workers, max_pending="1GB")  # this is not about slow consumers
     publisher = crowd.join(0)
     subscribers = crowd.join_each()
 

@@ -135,7 +135,8 @@ class Member:
         """Close the connection; harmless when the server did."""
         if not self.is_ended:
             self.is_ended = True
-            self._crowd.selector.unregister(self._socket)
+            if self._events:
+                self._crowd.selector.unregister(self._socket)
             self._client.close()
 
     def _parse(self) -> None:
@@ -209,7 +210,11 @@ class Crowd:
             client = WireClient(self.server.host, self.server.port, receive_bytes=receive_bytes)
             found = worker_of(client, self.server.workers)
             if worker is None or found == worker:
-                client.connect(**options)
+                try:
+                    client.connect(**options)
+                except BaseException:
+                    client.close()
+                    raise
                 member = Member(self, client, found)
                 self.members.append(member)
                 return member

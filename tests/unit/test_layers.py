@@ -39,7 +39,7 @@ LAYERS: Final = (
                 ("match_result",),
                 ("sublist",),
                 ("dispatch", "sublist_probe"),
-                ("mesh",),
+                ("local", "mesh"),
                 ("control",),
             )
         },

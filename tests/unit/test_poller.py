@@ -4,15 +4,14 @@ import gc
 import os
 import select
 import socket
-import weakref
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from shardd.poller import Poller
 from shardd.source_probe import Probe, add_source, dispatch, remove_source, watch_source
-
-pytestmark = pytest.mark.usefixtures("no_leaks")
+from tests.support.leaks import open_descriptors
 
 
 @pytest.fixture
@@ -59,6 +58,14 @@ def test_the_set_itself_is_readable_when_a_source_is_ready(poller, pipes):
     remove_source(poller, probe)
 
 
+def test_the_set_goes_with_its_poller():
+    poller = Poller()
+    fd = poller.fd
+    assert open_descriptors()[fd] == "anon_inode:[eventpoll]"
+    del poller
+    assert fd not in open_descriptors()
+
+
 def test_a_pass_takes_the_time(poller):
     poller.now_ms = 0
     dispatch(poller)
@@ -85,16 +92,16 @@ def test_a_source_is_told_what_it_is_watched_for_and_nothing_else(poller):
 
 def test_a_source_removed_by_an_earlier_one_of_the_same_pass_is_not_called(poller, pipes):
     called = []
-    probes = []
+    probes: list[Probe] = []
 
-    def remove_the_others(me):
+    def remove_the_others(me, events):
         called.append(me)
         for number, probe in enumerate(probes):
             if number != me:
                 remove_source(poller, probe)
 
     for number, (source_fd, writer) in enumerate(pipes):
-        probe = Probe(source_fd, lambda events, number=number: remove_the_others(number))
+        probe = Probe(source_fd, partial(remove_the_others, number))
         probes.append(probe)
         add_source(poller, probe, select.EPOLLIN)
         os.write(writer, b"x")
@@ -108,21 +115,21 @@ def test_a_source_removed_by_an_earlier_one_of_the_same_pass_is_not_called(polle
     remove_source(poller, probes[survivor])
 
 
+def count_probes():
+    """Sources alive in this process."""
+    return sum(type(item) is Probe for item in gc.get_objects())
+
+
 def test_a_removed_source_lives_until_the_pass_is_over_even_if_nobody_else_holds_it(poller, pipes):
     probes: list[Probe] = []
     alive_in_pass = []
 
     def drop_all(events):
-        watched = [weakref.finalize(probe, lambda: None) for probe in ()]
-        assert watched == []
         for probe in probes:
             remove_source(poller, probe)
         probes.clear()
         gc.collect()
-        alive_in_pass.append(len(poller_sources()))
-
-    def poller_sources():
-        return [item for item in gc.get_objects() if type(item) is Probe]
+        alive_in_pass.append(count_probes())
 
     for source_fd, writer in pipes:
         probes.append(Probe(source_fd, drop_all))
@@ -131,15 +138,15 @@ def test_a_removed_source_lives_until_the_pass_is_over_even_if_nobody_else_holds
     dispatch(poller)
     gc.collect()
     assert alive_in_pass == [3]
-    assert poller_sources() == []
+    assert count_probes() == 0
 
 
 def test_a_new_source_on_the_number_of_a_closed_descriptor_gets_no_stale_event(poller):
     called: list[str] = []
     pairs = [socket.socketpair() for _ in range(2)]
-    newcomers = []
+    newcomers: list[tuple[Probe, tuple[socket.socket, socket.socket]]] = []
 
-    def replace_the_other(me):
+    def replace_the_other(me, events):
         called.append(f"old {me}")
         other = 1 - me
         remove_source(poller, probes[other])
@@ -152,8 +159,7 @@ def test_a_new_source_on_the_number_of_a_closed_descriptor_gets_no_stale_event(p
         newcomers.append((newcomer, fresh))
 
     probes = [
-        Probe(pair[0].fileno(), lambda events, me=me: replace_the_other(me))
-        for me, pair in enumerate(pairs)
+        Probe(pair[0].fileno(), partial(replace_the_other, me)) for me, pair in enumerate(pairs)
     ]
     for probe, pair in zip(probes, pairs, strict=True):
         add_source(poller, probe, select.EPOLLIN)
@@ -190,11 +196,16 @@ def test_a_source_may_come_back(poller, pipes):
     assert called == [select.EPOLLIN] * 2
 
 
+def tell(called, number, events):
+    """What a numbered source does with its events."""
+    called.append((number, events))
+
+
 def test_more_ready_sources_than_one_pass_takes_all_get_their_turn(poller):
-    called = []
+    called: list[tuple[int, int]] = []
     pairs = [os.pipe() for _ in range(300)]
     probes = [
-        Probe(source_fd, lambda events, number=number: called.append(number))
+        Probe(source_fd, partial(tell, called, number))
         for number, (source_fd, _) in enumerate(pairs)
     ]
     for probe, (_, writer) in zip(probes, pairs, strict=True):
@@ -202,7 +213,7 @@ def test_more_ready_sources_than_one_pass_takes_all_get_their_turn(poller):
         os.write(writer, b"x")
     counts = [dispatch(poller) for _ in range(3)]
     assert all(0 < count < 300 for count in counts)
-    assert set(called) == set(range(300))
+    assert {number for number, _ in called} == set(range(300))
     for probe, ends in zip(probes, pairs, strict=True):
         remove_source(poller, probe)
         for fd in ends:

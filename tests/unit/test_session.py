@@ -167,7 +167,10 @@ QUOTED = [
     (b"\x01\x06\x0e\x1b\x1f\x7f", r"\x01\x06\x0e\x1b\x1f\x7f"),
     (b"'`!#$%&()*+,-./0:;<=>?@AZ[]^_az{|}~", "'`!#$%&()*+,-./0:;<=>?@AZ[]^_az{|}~"),
     # letters, marks, symbols and the replacement character stay
-    ("\u00e9\u0301\u4e2d\u20c0\ufffd\U0001f600".encode(), "\u00e9\u0301\u4e2d\u20c0\ufffd\U0001f600"),
+    (
+        "\u00e9\u0301\u4e2d\u20c0\ufffd\U0001f600".encode(),
+        "\u00e9\u0301\u4e2d\u20c0\ufffd\U0001f600",
+    ),
     # controls, format characters, blanks, private use and unassigned ones do not
     ("\u0080\u0085".encode(), r"\u0080\u0085"),
     ("\u00a0\u1680\u2003\u2028\u3000".encode(), r"\u00a0\u1680\u2003\u2028\u3000"),
