@@ -143,6 +143,7 @@ def test_a_reader_whose_worker_paused_is_not_cut_off_for_what_piled_up(
         lambda: rng.choice((100, 900_000)),
     ]
     for length in lengths:
+        idle_steps = 0
         os.kill(pids[workers - 1], signal.SIGSTOP)
         try:
 
@@ -156,7 +157,6 @@ def test_a_reader_whose_worker_paused_is_not_cut_off_for_what_piled_up(
                 idle_steps = idle_steps + 1 if publisher.sent_bytes == before else 0
                 return idle_steps == 10
 
-            idle_steps = 0
             crowd.run_until(is_held_back, "the publisher to be held back", 3 * WAIT_S)
         finally:
             os.kill(pids[workers - 1], signal.SIGCONT)

@@ -276,7 +276,7 @@ def test_small_and_oversize_messages_keep_their_order(
     """A small ring: bursts are far larger than it, and all above 8 KiB goes around it."""
     crowd = host(workers, ring_size=65536, max_pending="1GB")
     publishers = crowd.join_each()
-    subscribers = crowd.join_each() + [crowd.join()]
+    subscribers = [*crowd.join_each(), crowd.join()]
     sizes = [0, 16, 200, 4000, 8000, 8100, 8192, 9000, 20_000]
 
     def length() -> int:
@@ -332,9 +332,7 @@ def test_oversize_messages_beyond_their_bound_hold_the_publisher_back_and_none_i
         crowd.run_until(feed, "the publisher to run into the bound", 3 * WAIT_S)
     finally:
         os.kill(pid, signal.SIGCONT)
-    crowd.run_until(
-        lambda: feed() and streams.received == messages, "every message", 3 * WAIT_S
-    )
+    crowd.run_until(lambda: feed() and streams.received == messages, "every message", 3 * WAIT_S)
 
 
 # --- 4. queue groups ------------------------------------------------------------------------------
