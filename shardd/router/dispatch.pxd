@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from shardd.router.frame cimport Message, Target
+from shardd.router.frame cimport Message, Origin, Target
 from shardd.router.ring cimport Producer
 from shardd.router.sublist cimport MatchGroup, Sublist, Subscriber, Subscription
 
@@ -17,6 +17,8 @@ cdef class Dispatcher:
     cdef Target* _targets
     cdef size_t _target_count
     cdef size_t _target_capacity
+    # Where the record at hand came from first: goes with it if it is handed on.
+    cdef Origin origin
     # Subscriptions that reached their maximum with the message at hand.
     cdef Subscription** _expired
     cdef size_t _expired_count
@@ -55,6 +57,9 @@ cdef class Dispatcher:
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
     ) except -1
     cdef int _hand_over(self, MatchGroup* group) except -1
+    cdef int _add_target(
+        self, uint32_t process, const unsigned char* name, uint32_t name_len
+    ) except -1
     cdef int _receive_target(
         self, const Target* target, Message* message, uint32_t hops
     ) except -1

@@ -31,7 +31,9 @@ from shardd.router.frame cimport (
     MESSAGE_FOR_QUEUES,
     RECORD_MESSAGE,
     RECORD_OVERSIZE,
+    TARGET_IS_ORIGIN,
     Message,
+    Origin,
     RecordHeader,
     Target,
     read_record,
@@ -182,8 +184,6 @@ cdef class Dispatcher:
         cdef uint64_t total = group.weight - group.local_count
         cdef uint64_t pick
         cdef uint32_t index
-        cdef Target* grown
-        cdef size_t capacity
         if total == 0:
             return 0
         pick = self._next_random() % total
@@ -193,6 +193,13 @@ cdef class Dispatcher:
             pick -= group.remotes[index].weight
         else:
             raise InternalError("weights of a queue group do not add up")
+        self._add_target(group.remotes[index].process, group.name, group.name_len)
+
+    cdef int _add_target(
+        self, uint32_t process, const unsigned char* name, uint32_t name_len
+    ) except -1:
+        cdef Target* grown
+        cdef size_t capacity
         if self._target_count == self._target_capacity:
             capacity = self._target_capacity * 2 if self._target_capacity else 8
             grown = <Target*>realloc(self._targets, capacity * sizeof(Target))
@@ -200,9 +207,9 @@ cdef class Dispatcher:
                 raise MemoryError
             self._targets = grown
             self._target_capacity = capacity
-        self._targets[self._target_count].process = group.remotes[index].process
-        self._targets[self._target_count].name = group.name
-        self._targets[self._target_count].name_len = group.name_len
+        self._targets[self._target_count].process = process
+        self._targets[self._target_count].name = name
+        self._targets[self._target_count].name_len = name_len
         self._target_count += 1
 
     cdef int _forward(
@@ -387,6 +394,9 @@ cdef class Dispatcher:
                 return 0
             self._hand_over(group)
             if self._target_count > first and hops < HOPS_MAX:
+                # Whoever gets it may answer, so it has to know the first publisher's interest.
+                self._add_target(
+                    TARGET_IS_ORIGIN, <const unsigned char*>&self.origin, sizeof(Origin))
                 message.flags |= MESSAGE_FOR_QUEUES
                 self._forward(
                     message, <uint64_t>1 << self._targets[first].process, hops + 1, first)

@@ -27,6 +27,16 @@ cdef struct Message:
     const unsigned char* plain_tail
     size_t plain_tail_len
 
+# Where a message that was handed on came from, and how much of that process's interest has to be
+# applied before it is handled: the name of a target whose process is TARGET_IS_ORIGIN.
+cdef struct Origin:
+    uint32_t process
+    uint32_t incarnation
+    uint64_t interest_sequence
+
+cdef enum:
+    TARGET_IS_ORIGIN = 0xFFFF
+
 # A queue group whose member shall be chosen by another process.
 cdef struct Target:
     uint32_t process
@@ -76,6 +86,8 @@ cdef bint read_record(
 cdef size_t read_target(
     const unsigned char* record, size_t offset, Target* target
 ) noexcept nogil
+
+cdef bint read_origin(const unsigned char* record, Origin* origin) noexcept nogil
 
 cdef size_t append_number(unsigned char* at, size_t value) noexcept nogil
 

@@ -116,6 +116,19 @@ cdef size_t read_target(
     return end
 
 
+cdef bint read_origin(const unsigned char* record, Origin* origin) noexcept nogil:
+    """Find where a message that was handed on came from. False when the record does not tell."""
+    cdef Target target
+    cdef size_t offset = 0
+    while True:
+        offset = read_target(record, offset, &target)
+        if offset == 0:
+            return False
+        if target.process == TARGET_IS_ORIGIN and target.name_len == sizeof(Origin):
+            memcpy(origin, target.name, sizeof(Origin))
+            return True
+
+
 cdef size_t append_number(unsigned char* at, size_t value) noexcept nogil:
     """Write a size in decimal; returns how many digits that took (at most 20)."""
     cdef unsigned char[20] digits

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from shardd.outbound cimport OutboundSet
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.doorbell cimport Doorbell
+from shardd.router.frame cimport RecordHeader
 from shardd.router.ring cimport Consumer, Producer, Ring
 from shardd.slots cimport Slots
 
@@ -49,6 +50,7 @@ cdef class Mesh:
     cdef int _read_batch(
         self, Peer peer, const unsigned char* records, uint32_t length
     ) except -1
+    cdef int _receive(self, Peer peer, const RecordHeader* header, bytes body) except -1
     cdef int _drop(self, Peer peer) except -1
     cdef int _note_stall(self, Peer peer, uint64_t client) except -1
     cdef int _tell_stalls(self, Peer peer) except -1

@@ -32,7 +32,15 @@ from shardd.errors import InternalError
 from shardd.outbound cimport OutboundSet
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.doorbell cimport Doorbell
-from shardd.router.frame cimport MESSAGE_IS_LENT, RECORD_OVERSIZE, RecordHeader
+from shardd.router.frame cimport (
+    MESSAGE_IS_LENT,
+    RECORD_OVERSIZE,
+    Message,
+    Origin,
+    RecordHeader,
+    read_origin,
+    read_record,
+)
 from shardd.router.ring cimport Batch, Consumer
 from shardd.slots cimport STATE_EMPTY, STATE_JOINED, STATE_READY, Slots
 
@@ -157,6 +165,12 @@ cdef class Mesh:
         peer.is_attached = True
         self._send(1 << peer.slot, SNAPSHOT, self.sequence, entries)
 
+    def _unblock(self):
+        """Look again at every ring that waits: what it waits for may be here, or come no more."""
+        cdef Peer peer
+        for peer in self._reading:
+            peer.is_blocked = False
+
     cdef int _drop(self, Peer peer) except -1:
         """A process has died: what it published is delivered, what it wanted is forgotten."""
         if peer.is_known:
@@ -167,6 +181,7 @@ cdef class Mesh:
         if peer.is_attached:
             self._producer.detach(peer.slot)
         self.dispatcher.sublist.drop_process(peer.slot)
+        self._unblock()
 
     def is_complete(self) -> bool:
         """Whether every process that has joined has told what it wants, up to what it has
@@ -233,7 +248,7 @@ cdef class Mesh:
             peer = self._peers[sender]
             if peer is None or peer.incarnation != incarnation:
                 return
-        peer.is_blocked = False
+        self._unblock()
         if kind == INTEREST or kind == SNAPSHOT:
             self._apply(peer, kind, first, second)
         elif kind == OVERSIZE:
@@ -311,6 +326,9 @@ cdef class Mesh:
                 ):
                     self._wait(peer)
                     break
+                self.dispatcher.origin.process = peer.slot
+                self.dispatcher.origin.incarnation = batch.incarnation
+                self.dispatcher.origin.interest_sequence = batch.interest_sequence
                 if not self._read_batch(peer, batch.records, batch.records_len):
                     # What a dead process sent ends here: nothing after a message that is missing.
                     if not is_last:
@@ -333,7 +351,6 @@ cdef class Mesh:
         """Handle the records of a batch, from where it was left. 0: the body of one is not here."""
         cdef const RecordHeader* header
         cdef uint64_t own = <uint64_t>1 << self.index
-        cdef uint32_t lent = MESSAGE_IS_LENT if self._outbounds is not None else 0
         cdef uint64_t publisher
         cdef bytes body
         while peer.offset < length:
@@ -343,24 +360,52 @@ cdef class Mesh:
             ):
                 raise InternalError("a record of a ring runs over its batch")
             if header.processes & own:
-                publisher = header.publisher
+                body = None
                 if header.kind == RECORD_OVERSIZE:
-                    body = peer.oversize.pop(header.publisher, None)
-                    if body is not None:
-                        self.dispatcher.receive(
-                            <const unsigned char*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
-                            0)
-                        publisher = (<const RecordHeader*>PyBytes_AS_STRING(body)).publisher
-                        peer.bytes_read += PyBytes_GET_SIZE(body)
-                    else:
+                    body = peer.oversize.get(header.publisher)
+                    if body is None:
                         return 0
+                if not self._receive(peer, header, body):
+                    return 0
+                if body is None:
+                    publisher = header.publisher
                 else:
-                    self.dispatcher.receive(<const unsigned char*>header, header.length, lent)
-                    peer.bytes_read += header.length
+                    publisher = (<const RecordHeader*>PyBytes_AS_STRING(body)).publisher
+                    del peer.oversize[header.publisher]
                 if self.dispatcher.stall_ms:
                     self._note_stall(peer, publisher)
             peer.offset += header.length
         peer.offset = 0
+        return 1
+
+    cdef int _receive(self, Peer peer, const RecordHeader* header, bytes body) except -1:
+        """Handle one record, or the body it stands for. 0: not before more interest is known."""
+        cdef const unsigned char* record = <const unsigned char*>header
+        cdef size_t length = header.length
+        cdef uint32_t flags = MESSAGE_IS_LENT if self._outbounds is not None else 0
+        cdef Origin* origin = &self.dispatcher.origin
+        cdef Origin sender
+        cdef Message message
+        cdef Peer first
+        if body is not None:
+            record = <const unsigned char*>PyBytes_AS_STRING(body)
+            length = PyBytes_GET_SIZE(body)
+            flags = 0
+        if length < sizeof(RecordHeader) or (<const RecordHeader*>record).hops == 0:
+            self.dispatcher.receive(record, length, flags)
+        else:
+            # Handed on: what counts is the interest of the process that it came from first.
+            sender = origin[0]
+            if not read_record(record, length, &message) or not read_origin(record, origin):
+                raise InternalError("a record that was handed on does not tell from where")
+            first = self._peers[origin.process] if origin.process < self.slots.count else None
+            if first is not None and first.incarnation == origin.incarnation and (
+                first.applied < origin.interest_sequence
+            ):
+                return 0
+            self.dispatcher.receive(record, length, flags)
+            origin[0] = sender
+        peer.bytes_read += length
         return 1
 
     def _wait(self, Peer peer):

@@ -397,3 +397,30 @@ def test_each_member_of_a_group_is_equally_likely_wherever_it_is() -> None:
     # Chi-square with five degrees of freedom: beyond 25.7 once in ten thousand seeds.
     assert sum(shares) == rounds * len(members)
     assert sum((share - expected) ** 2 / expected for share in shares) < 25.7
+
+
+def test_a_request_that_is_handed_on_waits_for_its_first_publishers_interest() -> None:
+    host = Host(3)
+    a, b, c = (host.start(index) for index in range(3))
+    host.settle()
+    leaving = b.clients[0].subscribe(b"service", b"q")
+    b.clients[0].ping()
+    host.settle()
+    staying = c.clients[0].subscribe(b"service", b"q")
+    c.clients[0].ping()
+    c.finish()
+    # b knows of the member at c, a does not yet; the member that a will choose has gone.
+    host.deliver((c.identity, b.identity), 9)
+    b.clients[0].unsubscribe(leaving, 0)
+    inbox = a.clients[0].subscribe(b"inbox", None)
+    a.clients[0].publish(b"service", 1, b"inbox")
+    a.finish()
+    host.deliver((a.identity, b.identity), 9)
+    b.run()
+    # c has what b handed on, and not yet what a wants.
+    host.deliver((b.identity, c.identity), 9)
+    c.run()
+    assert len(staying.received) == 0
+    host.settle()
+    assert len(staying.received) == 1
+    assert len(inbox.received) == 1
