@@ -15,6 +15,9 @@ cdef class Poller:
     cdef readonly int fd           # the epoll descriptor itself, readable when anything is due
     cdef public uint64_t now_ms    # monotonic, read once per pass
     cdef list _departed            # sources removed while events for them may still be at hand
+    cdef void* _events             # what epoll reported last, and how far it has been handled
+    cdef int _count
+    cdef int _next
 
     cdef int add(self, Source source, uint32_t events) except -1
     cdef int watch(self, Source source, uint32_t events) except -1

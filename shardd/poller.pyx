@@ -12,6 +12,7 @@ Events are level-triggered: a source that did not read all it could is reported 
 from cpython.time cimport monotonic
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from posix.unistd cimport close
 
 from shardd.timers cimport Timed
@@ -34,6 +35,8 @@ cdef extern from "sys/epoll.h" nogil:
 # How many sources have their turn before rings and output have theirs.
 cdef enum:
     EVENTS_MAX = 128
+    # How long one round may take: what is left has its turn first in the next one.
+    TURN_MS_MAX = 5
 
 
 cdef class Source(Timed):
@@ -57,12 +60,16 @@ cdef class Poller:
 
     def __cinit__(self):
         self._departed = []
+        self._events = malloc(EVENTS_MAX * sizeof(epoll_event))
+        if self._events == NULL:
+            raise MemoryError
         self.fd = epoll_create1(EPOLL_CLOEXEC)
         if self.fd < 0:
             raise OSError(errno, "epoll_create1")
         self.read_clock()
 
     def __dealloc__(self):
+        free(self._events)
         if self.fd >= 0:
             close(self.fd)
 
@@ -103,21 +110,34 @@ cdef class Poller:
 
     cdef int dispatch(self) except -1:
         """Give every source that is ready its turn, without waiting. Returns how many were."""
-        cdef epoll_event[EVENTS_MAX] events
+        cdef epoll_event* events = <epoll_event*>self._events
         cdef Source source
-        cdef int count
-        cdef int index
+        cdef uint64_t until_ms
+        cdef int handled = 0
         self.read_clock()
-        count = epoll_wait(self.fd, events, EVENTS_MAX, 0)
-        if count < 0:
-            if errno == EINTR:
-                return 0
-            raise OSError(errno, "epoll_wait")
-        for index in range(count):
-            source = <Source>events[index].data.ptr
-            # A source that an earlier one of this pass removed is still alive, but gone.
-            if source.poller is not None:
-                source.on_events(events[index].events)
+        until_ms = self.now_ms + TURN_MS_MAX
+        if self._next == self._count:
+            self._next = 0
+            self._count = epoll_wait(self.fd, events, EVENTS_MAX, 0)
+            if self._count < 0:
+                self._count = 0
+                if errno == EINTR:
+                    return 0
+                raise OSError(errno, "epoll_wait")
+        try:
+            while self._next < self._count:
+                source = <Source>events[self._next].data.ptr
+                # A source that an earlier one of this round removed is still alive, but gone.
+                if source.poller is not None:
+                    if self.now_ms >= until_ms:
+                        return handled
+                    source.on_events(events[self._next].events)
+                    self.read_clock()
+                handled += 1
+                self._next += 1
+        except BaseException:
+            self._next = self._count
+            raise
         if self._departed:
             self._departed.clear()
-        return count
+        return handled

@@ -74,6 +74,8 @@ class Watch:
     def __init__(self, worker_count: int, silence_s: float, now: float) -> None:
         self._workers = [_Worker(start_at=now) for _ in range(worker_count)]
         self._silence_s = silence_s
+        # A worker that boots may have to wait for another one that hangs, and is ended for it.
+        self._boot_s = max(limits.BOOT_S_MAX, 2 * silence_s)
         self._last_pass = now
         self._kill_at: float | None = None  # set once stopping
         self._must_terminate = False
@@ -201,7 +203,7 @@ class Watch:
             return worker.aborted_at + limits.HEARTBEAT_S
         if worker.ready_at is not None:
             return worker.beat_at + self._silence_s
-        return worker.boot_since + limits.BOOT_S_MAX
+        return worker.boot_since + self._boot_s
 
     def _due_of(self, index: int, worker: _Worker, now: float) -> Order | None:
         if now < self._deadline(worker):
@@ -215,7 +217,7 @@ class Watch:
         if worker.ready_at is not None:
             reason = f"no heartbeat for {now - worker.beat_at:.1f}s, ending it"
         else:
-            reason = f"not ready within {limits.BOOT_S_MAX:.1f}s, ending it"
+            reason = f"not ready within {self._boot_s:.1f}s, ending it"
         return Order(Verb.ABORT, index, worker.pid, reason)
 
     def _due_stopping(self, now: float) -> list[Order]:

@@ -12,14 +12,16 @@ supervisor), not by a high-water mark that would have to drop or to block.
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
 import zmq
 
-# Messages taken in one turn of the event loop.
+# Messages taken in one turn of the event loop, and for how long, before clients have theirs.
 _RECEIVED_MAX: Final = 256
+_TURN_S: Final = 0.010
 # A peer's name appears when it joins; ZeroMQ looks for it this often.
 _RECONNECT_MS: Final = 5
 
@@ -119,12 +121,16 @@ class Control:
     def _on_readable(self) -> None:
         if self._receive is None or self._after is None:
             return
+        until = time.monotonic() + _TURN_S
         for _ in range(_RECEIVED_MAX):
             try:
                 data = self._pull.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
             self._receive(tuple(msgpack.unpackb(data, use_list=False, raw=False)))
+            if time.monotonic() >= until:
+                self._loop.call_soon(self._on_readable)
+                break
         else:
             self._loop.call_soon(self._on_readable)
         self._after()

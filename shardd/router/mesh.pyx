@@ -45,7 +45,7 @@ from shardd.router.ring cimport Batch, Consumer
 from shardd.slots cimport STATE_EMPTY, STATE_JOINED, STATE_READY, Slots
 
 # Kinds of messages between processes: (kind, sender, its incarnation, two fields of the kind).
-INTEREST = 1      # sequence, entries
+INTEREST = 1      # sequence of the last part, None before it; entries
 SNAPSHOT = 2      # sequence of the last part, None before it; entries
 OVERSIZE = 3      # number, record
 STALL = 4         # client, milliseconds
@@ -211,7 +211,12 @@ cdef class Mesh:
         if entries:
             self.sequence += 1
             self.slots.set_announced(self.index, self.sequence)
-            self._send(self._joined(), INTEREST, self.sequence, entries)
+            processes = self._joined()
+            for start in range(0, len(entries), SNAPSHOT_ENTRIES):
+                # The number goes with the last part: what a client had may be a million entries.
+                part = entries[start:start + SNAPSHOT_ENTRIES]
+                is_last = start + len(part) == len(entries)
+                self._send(processes, INTEREST, self.sequence if is_last else None, part)
         return self.sequence
 
     def _joined(self):
@@ -263,7 +268,8 @@ cdef class Mesh:
             self.dispatcher.sublist.set_remote_many(peer.slot, entries)
         if kind == SNAPSHOT and sequence is not None:
             peer.is_known = True
-            peer.consumer.start()
+            if peer.consumer.start():
+                (<Doorbell>self._doorbells[peer.slot]).ring_always()
             self._reading.append(peer)
         if not peer.is_known or sequence is None:
             return
@@ -275,7 +281,7 @@ cdef class Mesh:
 
     def send_oversize(self, processes: int, number: int, record: bytes) -> None:
         """Carry a record too large for the ring to the processes it is for."""
-        self._send(processes & self._joined(), OVERSIZE, number, record)
+        self._send(processes & self._producer.attached, OVERSIZE, number, record)
 
     cpdef ring_doorbells(self, processes):
         """Wake these processes where they sleep."""

@@ -48,7 +48,6 @@ cdef class Connection(Receiver):
     cdef int _handle(self, Operation* operation) except -1
     cdef int _publish(self, Operation* operation) except -1
     cdef bint _may_publish(self, Operation* operation) except -1
-    cdef int _answer_no_responders(self, Message* message) except -1
     cdef int _subscribe(self, Operation* operation) except -1
     cdef int _unsubscribe(self, Operation* operation) except -1
     cdef int _ping(self) except -1

@@ -12,6 +12,7 @@ mark a connection as overflowing or broken, and the flush at the end of the pass
 import logging
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -76,8 +77,14 @@ cdef enum:
     # last arrives before the reset.
     LAST_READS_MAX = 16
     RTT_AGE_MS_MAX = 3_600_000
+    # What a client may hand in that has not published before, while the ring is full.
+    READ_BYTES_FULL = 4096
+    # More than this of one operation is not copied in front of each read of a slow sender again.
+    KEPT_BYTES_MAX = 65536
     # The longest a producer is held back for one read (sheet 5.3).
     STALL_MS_MAX = 10
+    # The longest it is held back for the wishes of other workers together.
+    STALL_MS_AHEAD_MAX = 500
 
 cdef size_t READ_BYTES = limits.READ_BYTES
 cdef size_t READ_BYTES_MAX = limits.READ_BYTES_MAX
@@ -131,6 +138,11 @@ cdef class Connection(Receiver):
         if events & (EPOLLIN | EPOLLHUP | EPOLLERR) and self.fd >= 0:
             if self.is_paused and not events & (EPOLLHUP | EPOLLERR):
                 return 0
+            if self.shared.dispatcher.is_full and self.messages_in and not self.is_paused:
+                # What it would publish could only wait in memory.
+                self.shared.paused.append(self)
+                self.pause()
+                return 0
             self.read()
 
     cdef int read(self) except -1:
@@ -138,12 +150,16 @@ cdef class Connection(Receiver):
         cdef Shared shared = self.shared
         cdef size_t kept = self._kept_len
         cdef uint64_t messages = self.messages_in
+        cdef size_t wanted = self._read_bytes
         cdef ssize_t got
-        if self._kept_needed > shared.buffer_bytes or kept > shared.buffer_bytes:
+        if kept > KEPT_BYTES_MAX or self._kept_needed > shared.buffer_bytes:
             return self._read_kept()
         if kept:
             memcpy(shared.buffer, self._kept, kept)
-        got = recv(self.fd, shared.buffer + kept, self._read_bytes, MSG_DONTWAIT)
+        if shared.dispatcher.is_full:
+            # Its first read while the ring is full: what it publishes has to wait in memory.
+            wanted = min(wanted, READ_BYTES_FULL)
+        got = recv(self.fd, shared.buffer + kept, wanted, MSG_DONTWAIT)
         if got <= 0:
             return self._lost(got)
         if kept:
@@ -277,9 +293,10 @@ cdef class Connection(Receiver):
         self.shared.counters.stalled_clients += 1
         if self._stalled_until_ms == 0:
             self.shared.stalled.append(self)
-        # Wishes add up: each is about other messages.
-        self._stalled_until_ms = max(
-            self._stalled_until_ms, self.shared.poller.now_ms) + milliseconds
+        # Wishes add up, each is about other messages; many workers' wishes may be about the same.
+        self._stalled_until_ms = min(
+            max(self._stalled_until_ms, self.shared.poller.now_ms) + milliseconds,
+            self.shared.poller.now_ms + STALL_MS_AHEAD_MAX)
         self._read_bytes = READ_BYTES_STALLED
         self.pause()
 
@@ -380,7 +397,7 @@ cdef class Connection(Receiver):
             self._stall_ms += shared.dispatcher.stall_ms
             shared.dispatcher.stall_ms = 0
         if takers == 0 and self.no_responders and operation.reply_len:
-            self._answer_no_responders(&message)
+            self.answer_no_responders(&message)
         if self.verbose:
             self.ok()
 
@@ -397,21 +414,6 @@ cdef class Connection(Receiver):
         ) != SUBJECT_LITERAL:
             self.refuse(errors.ERR_INVALID_PUBLISH_SUBJECT)
         return True
-
-    cdef int _answer_no_responders(self, Message* message) except -1:
-        """503, if this very client listens on the reply (sheet 4.6)."""
-        cdef Subscription* subscription = NULL
-        cdef bytes line
-        if not self.shared.dispatcher.has_subscriber(
-            self.account, message.tail + 1, message.reply_len, &self._subscriber, &subscription
-        ):
-            return 0
-        body = b"NATS/1.0 503\r\nNats-Subject: %b\r\n\r\n" % (
-            message.subject[:message.subject_len],)
-        line = b"HMSG %b %b %d %d\r\n%b\r\n" % (
-            message.tail[1:1 + message.reply_len], subscription.sid[:subscription.sid_len],
-            len(body), len(body), body)
-        self.append(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
 
     cdef int _subscribe(self, Operation* operation) except -1:
         """SUB: check what may be refused."""
@@ -567,6 +569,10 @@ cdef class Connection(Receiver):
         self.shared.poller.remove(self)
         self.shared.deadlines.remove(self)
         self.remove_all()
+        if self._deferred is not None and text is not None:
+            # Its interest has ended with it: what waited promises nothing any more.
+            for _, waiting in self._deferred:
+                self.append(<const unsigned char*>PyByteArray_AS_STRING(waiting), len(waiting))
         self._deferred = None
         if text is not None:
             line = b"-ERR '%b'\r\n" % (text.encode("utf-8", "surrogateescape"),)

@@ -100,6 +100,8 @@ class Worker:
     def stop(self) -> None:
         """Accept no more, say what is queued, close every client, end the loop."""
         self._listener.stop()
+        # What was read before the signal, and what peers have sent, is still delivered.
+        self._pump.run()
         self._shared.slots.set_state(self._index, State.STOPPING)
         for connection in list(self._shared.connections.values()):
             connection.close(CloseReason.SERVER_SHUTDOWN)

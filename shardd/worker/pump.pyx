@@ -25,6 +25,7 @@ cdef extern from "sys/epoll.h" nogil:
 cdef enum:
     # Passes before timers and control messages have their turn.
     PASSES_MAX = 8
+    RUN_MS_MAX = 20                # the same in time, for passes that are long
 
 
 @cython.final
@@ -59,8 +60,11 @@ cdef class Pump:
     def run(self) -> None:
         """Work until nothing is at hand, or until others of the event loop must have a turn."""
         cdef int passes = 0
+        cdef uint64_t until_ms
         self._doorbell.wake_up()
-        while passes < PASSES_MAX:
+        self.shared.poller.read_clock()
+        until_ms = self.shared.poller.now_ms + RUN_MS_MAX
+        while passes < PASSES_MAX and self.shared.poller.now_ms < until_ms:
             passes += 1
             if self._pass() == 0:
                 self._doorbell.fall_asleep()
@@ -68,7 +72,7 @@ cdef class Pump:
                     return
                 self._doorbell.wake_up()
         self._doorbell.fall_asleep()
-        if self.shared.mesh.has_work():
+        if self.shared.mesh.has_work() or self._has_answers():
             self._doorbell.ring_always()
 
     cdef bint _has_answers(self) except -1:

@@ -46,7 +46,9 @@ cdef class Receiver(Outbound):
         const unsigned char* tail, size_t tail_len, bint has_header,
     ) except -1
     cdef int _strip(self, Message* message) except -1
+    cdef int answer_no_responders(self, Message* message) except -1
     cdef int say(self, const unsigned char* text, size_t length) except -1
     cdef int say_after_interest(self, const unsigned char* text, size_t length) except -1
     cdef int ok(self) except -1
+    cdef int _defer(self, uint64_t sequence, const unsigned char* text, size_t length) except -1
     cdef bint release_deferred(self) except -1

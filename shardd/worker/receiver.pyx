@@ -11,7 +11,8 @@ it. Messages do not wait.
 
 import logging
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
@@ -261,11 +262,26 @@ cdef class Receiver(Outbound):
             message.tail + message.tail_len - 2 - payload_len, payload_len)
         message.plain_tail = room
 
+    cdef int answer_no_responders(self, Message* message) except -1:
+        """503, if this very client listens on the reply (sheet 4.6)."""
+        cdef Subscription* subscription = NULL
+        cdef bytes line
+        if not self.shared.dispatcher.has_subscriber(
+            self.account, message.tail + 1, message.reply_len, &self._subscriber, &subscription
+        ):
+            return 0
+        body = b"NATS/1.0 503\r\nNats-Subject: %b\r\n\r\n" % (
+            message.subject[:message.subject_len],)
+        line = b"HMSG %b %b %d %d\r\n%b\r\n" % (
+            message.tail[1:1 + message.reply_len], subscription.sid[:subscription.sid_len],
+            len(body), len(body), body)
+        self.append(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+
     cdef int say(self, const unsigned char* text, size_t length) except -1:
         """An answer, behind those that wait."""
         if self._deferred is None:
             return self.append(text, length)
-        self._deferred.append((0, PyBytes_FromStringAndSize(<const char*>text, length)))
+        return self._defer(0, text, length)
 
     cdef int say_after_interest(self, const unsigned char* text, size_t length) except -1:
         """An answer that promises that this client's subscriptions are known to the host."""
@@ -276,15 +292,25 @@ cdef class Receiver(Outbound):
         if self._deferred is None and self.shared.mesh.is_applied(self._interest_sequence):
             self._interest_sequence = 0
             return self.append(text, length)
+        return self._defer(self._interest_sequence, text, length)
+
+    cdef int _defer(self, uint64_t sequence, const unsigned char* text, size_t length) except -1:
+        """Queue an answer behind those that wait. All that waits for the same is one entry, so
+        there are as many as announcements are under way, whatever the client sends."""
         if self._deferred is None:
             self._deferred = []
             self.shared.deferred.append(self)
-        self._deferred.append(
-            (self._interest_sequence, PyBytes_FromStringAndSize(<const char*>text, length)))
+        if self._deferred and sequence <= <uint64_t>self._deferred[-1][0]:
+            (<bytearray>self._deferred[-1][1]).extend(text[:length])
+        else:
+            self._deferred.append((sequence, bytearray(text[:length])))
+        if <uint64_t>len(self._deferred[-1][1]) > self.pending_max:
+            self.is_overflowing = True
+            self.outbounds.mark(self)
 
     cdef bint release_deferred(self) except -1:
         """Say what may be said by now. True when nothing waits any more."""
-        cdef bytes text
+        cdef bytearray text
         cdef uint64_t sequence
         if self.is_closed:
             return True
@@ -296,7 +322,7 @@ cdef class Receiver(Outbound):
             self._deferred.pop(0)
             if sequence >= self._interest_sequence:
                 self._interest_sequence = 0
-            self.append(<const unsigned char*>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+            self.append(<const unsigned char*>PyByteArray_AS_STRING(text), len(text))
         self._deferred = None
         return True
 

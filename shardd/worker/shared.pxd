@@ -22,6 +22,7 @@ cdef class Shared:
     cdef readonly Deadlines deadlines
     cdef readonly Slots slots
     cdef Slot* counters                    # the own slot
+    cdef uint64_t[4] _shown                # of the dispatcher's counters, in the own slot
     # input: one buffer for all connections, for the longest read and as much again for a tail
     cdef unsigned char* buffer
     cdef size_t buffer_bytes

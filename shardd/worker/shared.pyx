@@ -108,10 +108,15 @@ cdef class Shared:
         self.poller.read_clock()
         self.mesh.now_ms = self.poller.now_ms
         self.deadlines.sweep(self.poller.now_ms)
-        self.counters.ring_stalls = self.dispatcher.ring_stalls
-        self.counters.ring_bytes = self.dispatcher.ring_bytes
-        self.counters.oversize_messages = self.dispatcher.oversize_messages
-        self.counters.redirected = self.dispatcher.handed_on
+        # The page keeps what earlier processes of this slot have counted.
+        self.counters.ring_stalls += self.dispatcher.ring_stalls - self._shown[0]
+        self.counters.ring_bytes += self.dispatcher.ring_bytes - self._shown[1]
+        self.counters.oversize_messages += self.dispatcher.oversize_messages - self._shown[2]
+        self.counters.redirected += self.dispatcher.handed_on - self._shown[3]
+        self._shown[0] = self.dispatcher.ring_stalls
+        self._shown[1] = self.dispatcher.ring_bytes
+        self._shown[2] = self.dispatcher.oversize_messages
+        self._shown[3] = self.dispatcher.handed_on
 
     cdef uint64_t host_connections(self) noexcept:
         """Connections of the whole host, this worker's included."""
