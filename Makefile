@@ -83,7 +83,9 @@ asan: $(INSTALLED) ## unit and property tests and the fuzz targets under ASan an
 	  $(wildcard $(ASAN_FILES)) | tar -xf - -C $(ASAN)
 	@echo '== build with $(ASAN_FLAGS)'
 	@cd $(ASAN) && CFLAGS='$(ASAN_CFLAGS)' LDFLAGS='$(ASAN_FLAGS)' \
-	  $(CURDIR)/$(BIN)/python $(BUILD_EXTENSIONS)
+	  $(CURDIR)/$(BIN)/python $(BUILD_EXTENSIONS) && \
+	  CFLAGS='$(ASAN_CFLAGS) $(BENCH_CFLAGS)' LDFLAGS='$(ASAN_FLAGS)' \
+	  $(CURDIR)/$(BIN)/cythonize -q -i -3 $(BENCH_PYX)
 	@echo '== unit and property tests under ASan and UBSan'
 	cd $(ASAN) && $(ASAN_ENV) $(CURDIR)/$(BIN)/python -m pytest \
 	  tests/unit tests/property $(ARGS)

@@ -363,8 +363,9 @@ cdef class Connection(Receiver):
         shared.counters.bytes_in += operation.total_len
         self.active_ms = shared.poller.now_ms
         if shared.is_tracing:
-            self._trace_publish(operation.has_header, operation.subject[:operation.subject_len],
-                                operation.payload[:operation.total_len])
+            self.trace_in("HPUB" if operation.has_header else "PUB",
+                          operation.subject[:operation.payload - operation.subject - 2])
+            self.trace_payload("<<-", operation.payload[:operation.total_len])
         if self.pedantic or operation.subject[0] == c'_' or operation.subject[0] == c'$' or (
             operation.reply_len and (operation.reply[0] == c'_' or operation.reply[0] == c'$')
         ):
@@ -420,10 +421,9 @@ cdef class Connection(Receiver):
         cdef Shared shared = self.shared
         self.active_ms = shared.poller.now_ms
         if shared.is_tracing:
-            self._trace_subscribe(
-                operation.subject[:operation.subject_len],
-                operation.queue[:operation.queue_len] if operation.queue_len else b"",
-                operation.sid[:operation.sid_len])
+            queue = operation.queue[:operation.queue_len] if operation.queue_len else b""
+            self.trace_in("SUB", operation.subject[:operation.subject_len], queue,
+                          operation.sid[:operation.sid_len])
         if shared.subscriptions_max and self._sids.count >= shared.subscriptions_max:
             return self.refuse(errors.ERR_MAX_SUBSCRIPTIONS)
         if subject_kind(operation.subject, operation.subject_len) == SUBJECT_INVALID:
@@ -445,8 +445,8 @@ cdef class Connection(Receiver):
         """UNSUB: now, or after so many deliveries since the SUB (sheet 4.5)."""
         cdef Subscription* subscription
         if self.shared.is_tracing:
-            log.log(TRACE, "%s - <<- [UNSUB %s]", self, session.quote(
-                operation.sid[:operation.sid_len]))
+            self.trace_in("UNSUB", operation.sid[:operation.sid_len],
+                          b"%d" % operation.max_deliveries if operation.max_deliveries else b"")
         self.active_ms = self.shared.poller.now_ms
         subscription = self.find(operation.sid, operation.sid_len)
         if subscription != NULL:
@@ -483,7 +483,7 @@ cdef class Connection(Receiver):
         """CONNECT, the first one or another one (sheet 2.2, 2.3)."""
         cdef Shared shared = self.shared
         if shared.is_tracing:
-            log.log(TRACE, "%s - <<- [CONNECT]", self)
+            self.trace_in("CONNECT", session.redacted(operation.args[:operation.args_len]))
         try:
             options = session.connect(
                 operation.args[:operation.args_len], self.options, shared.has_headers)

@@ -46,6 +46,10 @@ cdef class Receiver(Outbound):
         const unsigned char* tail, size_t tail_len, bint has_header,
     ) except -1
     cdef int _strip(self, Message* message) except -1
+    cdef int _trace_delivery(
+        self, const Subscription* subscription, const Message* message,
+        const unsigned char* tail, size_t tail_len, bint has_header,
+    ) except -1
     cdef int answer_no_responders(self, Message* message) except -1
     cdef int say(self, const unsigned char* text, size_t length) except -1
     cdef int say_after_interest(self, const unsigned char* text, size_t length) except -1

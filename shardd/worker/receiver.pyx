@@ -187,6 +187,8 @@ cdef class Receiver(Outbound):
                 self._strip(message)
             tail = message.plain_tail
             tail_len = message.plain_tail_len
+        if self.shared.is_tracing:
+            self._trace_delivery(subscription, message, tail, tail_len, has_header)
         self.messages_out += 1
         self.shared.counters.messages_out += 1
         length = message.subject_len + subscription.sid_len + tail_len + HEAD_ROOM
@@ -204,8 +206,6 @@ cdef class Receiver(Outbound):
             message.total_len - message.header_len)
         self.bytes_out += length
         self.shared.counters.bytes_out += length
-        if self.shared.is_tracing:
-            log.log(TRACE, "%s - ->> [%s]", self, session.quote(start[:at - start - tail_len]))
         self.commit(<size_t>(at - start))
         return 1
 
@@ -248,8 +248,10 @@ cdef class Receiver(Outbound):
             message.subject_len + subscription.sid_len + HEAD_ROOM)
         self.append(head, self._write_head(head, subscription, message, has_header))
         self.append(tail, tail_len)
-        self.bytes_out += message.total_len
-        self.shared.counters.bytes_out += message.total_len
+        length = message.total_len if has_header or tail == message.tail else (
+            message.total_len - message.header_len)
+        self.bytes_out += length
+        self.shared.counters.bytes_out += length
         return 1
 
     cdef int _strip(self, Message* message) except -1:
@@ -338,11 +340,23 @@ cdef class Receiver(Outbound):
         self.say(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
         return 0
 
-    def _trace_publish(self, has_header, subject, payload):
-        log.log(TRACE, "%s - <<- [%s %s %d]", self, "HPUB" if has_header else "PUB",
-                session.quote(subject)[1:-1], len(payload))
-        log.log(TRACE, "%s - <<- MSG_PAYLOAD: [%s]", self, session.quote(payload))
+    def trace_in(self, verb: str, *arguments: bytes) -> None:
+        """Log an operation of the client as it came."""
+        text = session.quote(b" ".join(arguments).rstrip())[1:-1].replace('\\"', '"')
+        log.log(TRACE, "%s - <<- [%s %s]", self, verb, text)
 
-    def _trace_subscribe(self, subject, queue, sid):
-        log.log(TRACE, "%s - <<- [SUB %s %s %s]", self, session.quote(subject)[1:-1],
-                session.quote(queue)[1:-1], session.quote(sid)[1:-1])
+    def trace_payload(self, arrow: str, payload: bytes) -> None:
+        """Log a message's bytes."""
+        log.log(TRACE, "%s - %s MSG_PAYLOAD: [%s]", self, arrow, session.quote(payload))
+
+    cdef int _trace_delivery(
+        self, const Subscription* subscription, const Message* message,
+        const unsigned char* tail, size_t tail_len, bint has_header,
+    ) except -1:
+        """Log a delivery as the client reads it."""
+        line, _, payload = tail[:tail_len - 2].partition(b"\r\n")
+        log.log(TRACE, "%s - ->> [%s %s %s%s]", self, "HMSG" if has_header else "MSG",
+                session.quote(message.subject[:message.subject_len])[1:-1],
+                session.quote(subscription.sid[:subscription.sid_len])[1:-1],
+                session.quote(line)[1:-1])
+        self.trace_payload("->>", payload)

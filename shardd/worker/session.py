@@ -15,6 +15,9 @@ _RESERVED_SUBJECTS: Final = (b"_GR_.", b"$GR.", b"$NRG.")
 _RESERVED_REPLIES: Final = (b"_R_.", b"$JS.ACK.", b"_GR_.", b"$GR.")
 _RESERVED_QUEUE: Final = b"_sys_"
 
+# Fields of CONNECT that never reach a log.
+_SECRETS: Final = frozenset({"pass", "auth_token", "jwt", "sig", "proxy_sig"})
+
 # Go's short escapes, for %q (sheet 3.1).
 _ESCAPES: Final = {
     '"': '\\"',
@@ -60,6 +63,20 @@ def connect(data: bytes, previous: ConnectOptions, serves_headers: bool) -> Conn
             "no responders without headers",
         )
     return options
+
+
+def redacted(data: bytes) -> bytes:
+    """A CONNECT's JSON for the log, without what it proves its right with."""
+    try:
+        options = json.loads(data)
+    except (ValueError, RecursionError):
+        return b"[not JSON]"
+    if not isinstance(options, dict):
+        return b"[not an object]"
+    for name in options:
+        if name.lower() in _SECRETS:
+            options[name] = "[REDACTED]"
+    return json.dumps(options).encode()
 
 
 def is_info(data: bytes) -> bool:

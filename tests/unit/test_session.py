@@ -229,3 +229,11 @@ def test_a_quoted_name_is_one_printable_line_that_says_every_byte(data):
     text = session.quote(data)
     assert text.isprintable()
     assert unquote(text) == data
+
+
+def test_what_a_client_proves_its_right_with_is_not_logged() -> None:
+    shown = session.redacted(b'{"user":"u","pass":"p1","Auth_Token":"p2","jwt":"p3","sig":"p4"}')
+    assert b"p1" not in shown and b"p2" not in shown and b"p3" not in shown and b"p4" not in shown
+    assert b'"user": "u"' in shown
+    assert session.redacted(b"{") == b"[not JSON]"
+    assert session.redacted(b"[1]") == b"[not an object]"
