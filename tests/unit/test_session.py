@@ -233,7 +233,7 @@ def test_a_quoted_name_is_one_printable_line_that_says_every_byte(data):
 
 def test_what_a_client_proves_its_right_with_is_not_logged() -> None:
     shown = session.redacted(b'{"user":"u","pass":"p1","Auth_Token":"p2","jwt":"p3","sig":"p4"}')
-    assert b"p1" not in shown and b"p2" not in shown and b"p3" not in shown and b"p4" not in shown
+    assert not [secret for secret in (b"p1", b"p2", b"p3", b"p4") if secret in shown]
     assert b'"user": "u"' in shown
     assert session.redacted(b"{") == b"[not JSON]"
     assert session.redacted(b"[1]") == b"[not an object]"
