@@ -220,6 +220,7 @@ class MeshMachine(RuleBasedStateMachine):
                     doorbell.close()
 
 
+@pytest.mark.timeout(300)  # half a minute of schedules on a busy machine, minutes under ASan
 def test_any_schedule_of_a_mesh_looks_like_one_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh, "SNAPSHOT_ENTRIES", 2)
     run_state_machine_as_test(
