@@ -24,9 +24,9 @@ ACCEPT_BACKOFF_S_MAX: Final = 1.0
 
 # A producer is held back once a consumer of its messages has this share of its limit queued.
 STALL_SHARE: Final = 0.75
-STALL_S: Final = 0.002
-STALL_OVER_LIMIT_S: Final = 0.005
-STALL_S_MAX: Final = 0.010  # for one read of one producer
+STALL_MS: Final = 2  # for a delivery
+STALL_OVER_LIMIT_MS: Final = 5
+STALL_MS_MAX: Final = 10  # for one read of one producer
 
 # --- shardd's own -----------------------------------------------------------------------------
 # One process is one bit of a 64-bit mask; four are left for the router and a streaming pool.

@@ -52,6 +52,7 @@ STALL = 4         # client, milliseconds
 
 SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
 cdef uint64_t READ_BYTES_STALLED = limits.READ_BYTES_STALLED
+cdef uint64_t STALL_MS_MAX = limits.STALL_MS_MAX
 
 cdef enum:
     # Batches of one peer handled before the others have their turn.
@@ -59,8 +60,6 @@ cdef enum:
     # A control message that has not come after so many heartbeats of both sides will not come. It
     # may well come while one of them stands still, which is for the supervisor to end.
     STUCK_BEATS = 200
-    # The longest a publisher is held back for as much as one read of it brings (sheet 5.3).
-    STALL_MS_MAX = 10
 
 
 @cython.final

@@ -81,14 +81,13 @@ cdef enum:
     READ_BYTES_FULL = 4096
     # More than this of one operation is not copied in front of each read of a slow sender again.
     KEPT_BYTES_MAX = 65536
-    # The longest a producer is held back for one read (sheet 5.3).
-    STALL_MS_MAX = 10
-    # The longest it is held back for the wishes of other workers together.
+    # The longest a producer is held back for the wishes of other workers together.
     STALL_MS_AHEAD_MAX = 500
 
 cdef size_t READ_BYTES = limits.READ_BYTES
 cdef size_t READ_BYTES_MAX = limits.READ_BYTES_MAX
 cdef size_t READ_BYTES_STALLED = limits.READ_BYTES_STALLED
+cdef uint32_t STALL_MS_MAX = limits.STALL_MS_MAX
 cdef uint64_t READ_MESSAGES_FEW = limits.READ_MESSAGES_FEW
 cdef uint64_t READ_MESSAGES_MANY = limits.READ_MESSAGES_MANY
 
@@ -270,7 +269,7 @@ cdef class Connection(Receiver):
                 self.shared.paused.append(self)
                 self.pause()
         if self._stall_ms:
-            self.stall(min(self._stall_ms, <uint32_t>STALL_MS_MAX))
+            self.stall(min(self._stall_ms, STALL_MS_MAX))
             self._stall_ms = 0
 
     cdef int pause(self) except -1:

@@ -13,9 +13,10 @@ import logging
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from shardd import limits
 from shardd.log import TRACE
 from shardd.worker import session
 from shardd.worker.info import DEFAULT_OPTIONS
@@ -50,10 +51,9 @@ cdef enum:
     # From here on a reference is cheaper than a copy.
     LENT_BYTES_MIN = 6144
 
-# What a subscriber that is behind costs its publisher (sheet 5.3), in milliseconds.
-cdef enum:
-    STALL_MS = 2
-    STALL_OVER_LIMIT_MS = 5
+# What a subscriber that is behind costs its publisher (sheet 5.3).
+cdef uint32_t STALL_MS = limits.STALL_MS
+cdef uint32_t STALL_OVER_LIMIT_MS = limits.STALL_OVER_LIMIT_MS
 
 log = logging.getLogger("shardd.worker")
 
@@ -244,6 +244,7 @@ cdef class Receiver(Outbound):
         const unsigned char* tail, size_t tail_len, bint has_header,
     ) except -1:
         """The same for a message that would waste the rest of a chunk."""
+        cdef size_t length
         cdef unsigned char* head = self.shared.head_for(
             message.subject_len + subscription.sid_len + HEAD_ROOM)
         self.append(head, self._write_head(head, subscription, message, has_header))
