@@ -46,6 +46,11 @@ class CloseReason(enum.IntEnum):
     SERVER_SHUTDOWN = 16
     MESSAGE_HEADER_VIOLATION = 17
     NO_RESPONDERS_REQUIRES_HEADERS = 18
+    TLS_HANDSHAKE_FAILURE = 19
+    MAXIMUM_ACCOUNT_CONNECTIONS_EXCEEDED = 20
+    AUTHENTICATION_EXPIRED = 21
+    MISSING_ACCOUNT = 22
+    CREDENTIALS_REVOKED = 23
 
     @property
     def text(self) -> str:
@@ -72,6 +77,11 @@ _CLOSE_TEXTS: Final = {
     CloseReason.SERVER_SHUTDOWN: "Server Shutdown",
     CloseReason.MESSAGE_HEADER_VIOLATION: "Message Header Violation",
     CloseReason.NO_RESPONDERS_REQUIRES_HEADERS: "No Responders Requires Headers",
+    CloseReason.TLS_HANDSHAKE_FAILURE: "TLS Handshake Failure",
+    CloseReason.MAXIMUM_ACCOUNT_CONNECTIONS_EXCEEDED: "Maximum Account Connections Exceeded",
+    CloseReason.AUTHENTICATION_EXPIRED: "Authentication Expired",
+    CloseReason.MISSING_ACCOUNT: "Missing Account",
+    CloseReason.CREDENTIALS_REVOKED: "Credentials Revoked",
 }
 
 
@@ -88,7 +98,13 @@ class ProtocolError(ShardError):
 ERR_UNKNOWN_OPERATION: Final = "Unknown Protocol Operation"
 ERR_AUTHORIZATION_VIOLATION: Final = "Authorization Violation"
 ERR_AUTHENTICATION_TIMEOUT: Final = "Authentication Timeout"
+ERR_USER_EXPIRED: Final = "User Authentication Expired"
+ERR_ACCOUNT_EXPIRED: Final = "Account Authentication Expired"
+ERR_ACCOUNT_REGISTRATION: Final = "Failed Account Registration"
+ERR_TLS_REQUIRED: Final = "Secure Connection - TLS Required"
+ERR_THROTTLED: Final = "Connection throttling is active. Please try again later."
 ERR_MAX_CONNECTIONS: Final = "maximum connections exceeded"
+ERR_MAX_ACCOUNT_CONNECTIONS: Final = "maximum account active connections exceeded"
 ERR_MAX_SUBSCRIPTIONS: Final = "maximum subscriptions exceeded"
 ERR_MAX_CONTROL_LINE: Final = "maximum control line exceeded"
 ERR_MAX_PAYLOAD: Final = "Maximum Payload Violation"

@@ -7,7 +7,7 @@ makes a `HostSetup`, so a fork at any time copies a quiet process.
 import socket
 from dataclasses import dataclass
 
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.router.ring import Ring
 from shardd.slots import Slots
 

@@ -19,6 +19,9 @@ PINGS_OUT_MAX: Final = 2
 FIRST_PING_S: Final = 2.0  # after CONNECT, plus up to a fifth at random
 WRITE_DEADLINE_S: Final = 10.0
 AUTH_TIMEOUT_S: Final = 2.0
+TLS_TIMEOUT_S: Final = 2.0
+LAME_DUCK_DURATION_S: Final = 120.0
+LAME_DUCK_GRACE_S: Final = 10.0
 ACCEPT_BACKOFF_S_MIN: Final = 0.010
 ACCEPT_BACKOFF_S_MAX: Final = 1.0
 

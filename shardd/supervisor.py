@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from typing import Final, Protocol
 
 from shardd import log
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import BootError, ExitCode
 from shardd.host import HostSetup
 from shardd.identity import new_server_id

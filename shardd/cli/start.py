@@ -11,7 +11,7 @@ import click
 
 from shardd.cli import flags
 from shardd.cli.flags import FlagError, Kind
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import ConfigError
 from shardd.version import SHARDD_VERSION
 

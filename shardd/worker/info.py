@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring
 from typing import Any, Final
 
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import CloseReason, ProtocolError
 from shardd.version import NATS_VERSION, SHARDD_VERSION
 

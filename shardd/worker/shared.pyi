@@ -3,7 +3,7 @@
 from random import Random
 from typing import Any, final
 
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
 from shardd.router.dispatch import Dispatcher

@@ -12,7 +12,7 @@ import signal
 import sys
 
 from shardd import log, supervisor
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.host import HostSetup
 from shardd.slots import State
 

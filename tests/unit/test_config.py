@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardd import limits
-from shardd.config import PORT_ANY, Config
+from shardd.config.core import PORT_ANY, Config
 from shardd.errors import ConfigError
 from shardd.values import parse_boolean, parse_duration, parse_size, split_host_port
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shardd.cli.flags import NOT_SERVED, SERVED, FlagError, Kind, normalise, usage
 from shardd.cli.start import build_config, command
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import ConfigError
 
 ALL_SERVED = [flag for section in SERVED.values() for flag in section]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import CloseReason, ProtocolError
 from shardd.version import NATS_VERSION, SHARDD_VERSION
 from shardd.worker.info import (

@@ -27,7 +27,7 @@ PACKAGE: Final = "shardd"
 LAYERS: Final = (
     ("errors", "limits", "version"),
     ("identity", "log", "process", "shm", "sockets", "timers", "values", "watch"),
-    ("config", "poller", "runfiles", "slots", "wire"),
+    ({"config": (("model", "tree"), ("core",))}, "poller", "runfiles", "slots", "wire"),
     ("outbound", "source_probe"),
     ("outbound_probe",),
     (
@@ -69,7 +69,9 @@ SIBLINGS: Final[frozenset[tuple[str, str]]] = frozenset()
 # Bytes and events in, effects out; clock and seed are handed in.
 SANS_IO: Final = frozenset(
     {
-        "config",
+        "config.core",
+        "config.model",
+        "config.tree",
         "errors",
         "identity",
         "limits",

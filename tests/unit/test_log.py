@@ -9,7 +9,7 @@ import time
 import pytest
 
 from shardd import log
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import BootError
 from shardd.log import REPEAT_KEYS_MAX, TRACE, LineFormatter, RepeatLimiter
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from shardd import limits
-from shardd.config import Config
+from shardd.config.core import Config
 from shardd.errors import ExitCode
 from shardd.host import HostSetup
 from shardd.process import Ended

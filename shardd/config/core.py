@@ -9,10 +9,24 @@ has to hold before a server may start and names the setting that does not.
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shardd import limits
+from shardd.config.model import (
+    GLOBAL_ACCOUNT,
+    SYSTEM_ACCOUNT,
+    Account,
+    Authorization,
+    Cluster,
+    OperatorMode,
+    SubjectMapping,
+    Tls,
+    UnixListener,
+    UseLimits,
+    User,
+    Websocket,
+)
 from shardd.errors import ConfigError
 from shardd.values import parse_boolean, parse_duration, parse_size, split_host_port
 
@@ -59,6 +73,31 @@ class Config:
     auth_timeout_s: float = limits.AUTH_TIMEOUT_S
     no_header_support: bool = False
     no_fast_producer_stall: bool = False
+    # who may come in, and what for
+    authorization: Authorization = Authorization()
+    users: tuple[User, ...] = ()  # of all accounts
+    no_auth_user: str = ""
+    accounts: tuple[Account, ...] = ()  # those configured; $G and the system account always exist
+    system_account: str = SYSTEM_ACCOUNT  # "": none (no_system_account)
+    mappings: tuple[SubjectMapping, ...] = ()  # of the global account
+    operator: OperatorMode | None = None  # set: users and accounts come from claims
+    always_enable_nonce: bool = False
+    # encryption and other ways in
+    tls: Tls | None = None
+    allow_non_tls: bool = False
+    websocket: Websocket | None = None
+    unix: UnixListener | None = None
+    cluster: Cluster | None = None
+    # limits of users and accounts over the whole host (shardd's own); "*" is everybody not named
+    user_limits: Mapping[str, UseLimits] = field(default_factory=dict)
+    account_limits: Mapping[str, UseLimits] = field(default_factory=dict)
+    # stopping
+    lame_duck_duration_s: float = limits.LAME_DUCK_DURATION_S
+    lame_duck_grace_s: float = limits.LAME_DUCK_GRACE_S
+    # where it came from
+    config_file: str | None = None
+    config_digest: str = ""  # "sha256:..." of the file
+    warnings: tuple[str, ...] = ()  # said once at start: what is not served, what is unwise
 
     def __post_init__(self) -> None:
         """Replaces what stands for a default by the default."""
@@ -72,6 +111,27 @@ class Config:
             object.__setattr__(self, "host", self.host[1:-1])
         object.__setattr__(self, "max_payload", max(self.max_payload, -1))
         object.__setattr__(self, "max_subscriptions", max(self.max_subscriptions, 0))
+
+    @property
+    def requires_authentication(self) -> bool:
+        """Whether a client has to prove who it is (sheet 2.1)."""
+        way = self.authorization
+        return bool(way.user or way.token or self.users or self.operator)
+
+    @property
+    def needs_nonce(self) -> bool:
+        """Whether INFO carries something for clients to sign (sheet 2.1)."""
+        return (
+            self.always_enable_nonce
+            or self.operator is not None
+            or any(user.nkey for user in self.users)
+        )
+
+    @property
+    def account_names(self) -> tuple[str, ...]:
+        """Every account that exists: the global one first, the system account if there is one."""
+        names = [GLOBAL_ACCOUNT, self.system_account, *(each.name for each in self.accounts)]
+        return tuple(dict.fromkeys(name for name in names if name))
 
     @property
     def worker_count(self) -> int:

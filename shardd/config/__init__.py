@@ -1,0 +1,1 @@
+"""What the operator asked for: the configuration's syntax, its keys, and the object they make."""
