@@ -74,7 +74,7 @@ class Config:
     no_header_support: bool = False
     no_fast_producer_stall: bool = False
     # who may come in, and what for
-    authorization: Authorization = Authorization()
+    authorization: Authorization = field(default_factory=Authorization)
     users: tuple[User, ...] = ()  # of all accounts
     no_auth_user: str = ""
     accounts: tuple[Account, ...] = ()  # those configured; $G and the system account always exist
@@ -101,12 +101,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Replaces what stands for a default by the default."""
-        for field in _ZERO_IS_DEFAULT:
-            if not getattr(self, field):
-                object.__setattr__(self, field, _DEFAULTS[field])
-        for field in _EMPTY_IS_NONE:
-            if getattr(self, field) == "":
-                object.__setattr__(self, field, None)
+        for name in _ZERO_IS_DEFAULT:
+            if not getattr(self, name):
+                object.__setattr__(self, name, _DEFAULTS[name])
+        for name in _EMPTY_IS_NONE:
+            if getattr(self, name) == "":
+                object.__setattr__(self, name, None)
         if self.host.startswith("[") and self.host.endswith("]"):
             object.__setattr__(self, "host", self.host[1:-1])
         object.__setattr__(self, "max_payload", max(self.max_payload, -1))
@@ -179,9 +179,9 @@ class Config:
                 raise ConfigError(f"client_advertise: {error}") from None
             if not host:
                 raise ConfigError(f'client_advertise: "{self.client_advertise}" names no host')
-        for field in ("log_file", "pid_file", "ports_file_dir"):
-            if "\0" in (getattr(self, field) or ""):
-                raise ConfigError(f"{field}: a path cannot hold a NUL byte")
+        for name in ("log_file", "pid_file", "ports_file_dir"):
+            if "\0" in (getattr(self, name) or ""):
+                raise ConfigError(f"{name}: a path cannot hold a NUL byte")
 
     def _validate_processes(self) -> None:
         if self.workers is not None:
@@ -230,7 +230,7 @@ def _require_plain(key: str, value: str) -> None:
 
 
 _DEFAULTS: Final[Mapping[str, object]] = {
-    field.name: field.default for field in dataclasses.fields(Config)
+    item.name: item.default for item in dataclasses.fields(Config)
 }
 # Where zero, or an empty text, means the default (seen on nats-server).
 _ZERO_IS_DEFAULT: Final = (

@@ -26,7 +26,7 @@ PACKAGE: Final = "shardd"
 # package, with rows of its own; seen from outside, all of it stands in that one place.
 LAYERS: Final = (
     ("errors", "limits", "version"),
-    ("identity", "log", "process", "shm", "sockets", "timers", "values", "watch"),
+    ("identity", "layer", "log", "process", "shm", "sockets", "timers", "values", "watch"),
     ({"config": (("model", "tree"), ("core",))}, "poller", "runfiles", "slots", "wire"),
     ("outbound", "source_probe"),
     ("outbound_probe",),

@@ -1,0 +1,49 @@
+"""What may stand between a socket and the NATS protocol: TLS, WebSocket, or one above the other.
+
+A layer is sans-IO. The connection reads the socket and hands the bytes to `receive`, takes
+plaintext out by `read_into` until there is none, and writes to the socket what `take` returns.
+Any call may have produced bytes for the peer (a handshake, an alert, a pong), so whoever calls
+asks `take` afterwards.
+"""
+
+from typing import Protocol
+
+from shardd.errors import CloseReason, ShardError
+
+
+class LayerError(ShardError):
+    """The peer broke the layer's own protocol: the connection ends, without a NATS error.
+
+    What `take` still returns (an alert, an HTTP answer, a close frame) is sent before the end.
+    """
+
+    def __init__(self, reason: CloseReason, detail: str) -> None:
+        super().__init__(detail)  # for the log
+        self.reason = reason
+
+
+class Layer(Protocol):
+    """One encoding of a byte stream in both directions. Belongs to one connection."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake is done, so that plaintext flows both ways."""
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the peer has said that nothing more will come."""
+
+    def receive(self, data: memoryview) -> None:
+        """Bytes of the peer, borrowed. Raises LayerError."""
+
+    def read_into(self, room: memoryview) -> int:
+        """Moves plaintext into `room`; 0 when there is none for now. Raises LayerError."""
+
+    def send(self, data: memoryview) -> None:
+        """Encodes plaintext for the peer, borrowed. Only while open."""
+
+    def take(self) -> bytes:
+        """The encoded bytes that wait to be written; empty when there are none."""
+
+    def close(self) -> None:
+        """Says goodbye in the layer's own words, into `take`. Never raises."""
