@@ -6,6 +6,7 @@ Any call may have produced bytes for the peer (a handshake, an alert, a pong), s
 asks `take` afterwards.
 """
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shardd.errors import CloseReason, ShardError
@@ -22,6 +23,16 @@ class LayerError(ShardError):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cookies:
+    """Credentials in cookies, as the configuration names them."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    jwt: str = field(default="", repr=False)
+
+
 class Layer(Protocol):
     """One encoding of a byte stream in both directions. Belongs to one connection."""
 
@@ -32,6 +43,18 @@ class Layer(Protocol):
     @property
     def is_ended(self) -> bool:
         """Whether the peer has said that nothing more will come."""
+
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The peer's certificate in DER, verified; None where there is none."""
+
+    @property
+    def client_ip(self) -> str:
+        """Where the client is, if a proxy in front said so; else empty."""
+
+    @property
+    def cookies(self) -> "Cookies | None":
+        """Credentials that came with a browser's request; None where there are none."""
 
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""

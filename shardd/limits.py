@@ -67,8 +67,19 @@ EAGER_FLUSH_BYTES: Final = 262_144
 MATCH_CACHE_ENTRIES: Final = 32_768
 MATCH_CACHE_BYTES_MAX: Final = 64 * 1_048_576
 
+# Verdicts of one user's permissions that are kept, per process: most users use few subjects.
+PERMISSION_CACHE_ENTRIES: Final = 4096
+PERMISSION_CACHE_BYTES_MAX: Final = 4 * 1_048_576
+# Replies that one connection may publish because it was asked (precedent: nats-server's bound).
+REPLY_GRANTS_MAX: Final = 4096
+
 # Entries of a snapshot of interest that travel in one message: a few milliseconds of work.
 SNAPSHOT_ENTRIES: Final = 4096
+
+# Users and accounts with limits of their own that a host counts, over all its reloads.
+QUOTA_ENTRIES: Final = 65_536
+# What a limit on a rate lets through at once: this much of a second's share.
+QUOTA_BURST_S: Final = 0.1
 
 # Supervision. A worker beats every tick; one that is silent for the whole limit is killed.
 HEARTBEAT_S: Final = 0.25
@@ -78,4 +89,6 @@ RESTART_BACKOFF_S_MIN: Final = 0.05
 RESTART_BACKOFF_S_MAX: Final = 5.0
 BOOT_FAILURES_MAX: Final = 3  # in a row, before the supervisor gives up
 STOP_S_MAX: Final = 5.0  # from TERM to the kill of a worker that will not end
+# From TERM until a client that does not read what is queued for it is closed all the same.
+DRAIN_S_MAX: Final = 2.0
 LISTEN_BACKLOG: Final = 4096

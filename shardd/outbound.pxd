@@ -42,7 +42,18 @@ cdef class Outbound(Source):
     cdef uint64_t write_until_ms   # when blocked: the write deadline
     cdef uint64_t _write_goal      # when blocked: bytes to be written before the deadline moves
     cdef OutboundSet outbounds
+    # What encodes the output (`layer.Layer`), None: nothing; and what it made that is not written.
+    cdef readonly object layer
+    cdef bytes _encoded
+    cdef size_t _encoded_start
 
+    cdef int attach(self, object layer, bytes before) except -1
+    cdef Flushed _flush_encoded(self) except *
+    cdef bint _encode(self) except -1
+    cdef size_t _send_queue(self) except? 0
+    cdef bint _queue_encoded(self, bytes encoded) except -1
+    cdef void _advance(self, size_t length) noexcept
+    cdef void _drop(self, size_t length) noexcept
     cdef unsigned char* reserve(self, size_t length) except? NULL
     cdef int commit(self, size_t length) except -1
     cdef int append(self, const unsigned char* data, size_t length) except -1

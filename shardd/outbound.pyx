@@ -9,6 +9,9 @@ Large messages are not copied: `lend` queues a reference to the bytes where they
 buffer or in a ring. Before those bytes change, `return_loans` writes what the kernel takes and
 copies the rest, so a loan never outlives the read that made it.
 
+A connection with a layer (TLS, WebSocket) queues plaintext all the same; it is encoded a share at
+a time when it is written.
+
 The bound on the queue is nats-server's `max_pending` (sheet 5.3): more than that queued marks the
 outbound as overflowing, and its owner closes it. Chunks come from a pool per process, last in
 first out, so that the bytes of a busy worker stay in its cache and an idle peer holds none.
@@ -19,9 +22,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, PyObject
 
 from shardd import limits
+from shardd.layer import LayerError
 
 cdef extern from "sys/socket.h" nogil:
     struct iovec:
@@ -43,6 +50,8 @@ cdef extern from "sys/epoll.h" nogil:
 cdef enum:
     VECTORS_MAX = 64               # chunks handed to the kernel in one write
     POOL_CHUNKS_MAX = 256          # kept for reuse; the rest goes back to the allocator
+    # What a layer encodes before it is written: sixteen records of TLS.
+    ENCODED_BYTES = 262_144
 
 cdef uint32_t CHUNK_BYTES = limits.CHUNK_BYTES
 # A peer with this much queued is written to at once, in the middle of a pass: the reader starts
@@ -231,7 +240,8 @@ cdef class Outbound(Source):
         rest = self._head
         self._head = NULL
         self._tail = NULL
-        self.pending = 0
+        self.pending = 0 if self._encoded is None else (
+            <uint64_t>PyBytes_GET_SIZE(self._encoded) - self._encoded_start)
         while rest != NULL:
             chunk = rest
             rest = chunk.next
@@ -272,6 +282,8 @@ cdef class Outbound(Source):
         cdef size_t count
         if self.is_broken or self.fd < 0:
             return FLUSH_BROKEN
+        if self.layer is not None:
+            return self._flush_encoded()
         while self._head != NULL:
             if self._head.next == NULL:
                 chunk = self._head
@@ -301,10 +313,83 @@ cdef class Outbound(Source):
         self.is_blocked = False
         return FLUSH_DONE
 
-    cdef void _written(self, size_t length) noexcept:
-        """Drop bytes that the kernel has taken from the front of the queue."""
-        cdef Chunk* chunk
+    cdef Flushed _flush_encoded(self) except *:
+        """The same through a layer: encode a share, write it, encode the next one when the kernel
+        has taken all of it. What is queued while the layer shakes hands waits."""
+        cdef const unsigned char* data
+        cdef ssize_t sent
+        while True:
+            if self._encoded is None and not self._encode():
+                if self.is_broken:
+                    return FLUSH_BROKEN
+                self.is_blocked = False
+                return FLUSH_DONE
+            data = <const unsigned char*>PyBytes_AS_STRING(self._encoded) + self._encoded_start
+            sent = send(self.fd, data, PyBytes_GET_SIZE(self._encoded) - self._encoded_start,
+                        MSG_NOSIGNAL | MSG_DONTWAIT)
+            if sent < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN:
+                    self._block()
+                    return FLUSH_BLOCKED
+                self.is_broken = True
+                return FLUSH_BROKEN
+            self._advance(<size_t>sent)
+            self._encoded_start += <size_t>sent
+            if self._encoded_start == <size_t>PyBytes_GET_SIZE(self._encoded):
+                self._encoded = None
+
+    cdef bint _encode(self) except -1:
+        """Make the next bytes for the kernel out of the queue. False: there are none."""
+        cdef size_t taken = 0
+        try:
+            if self.layer.is_open:
+                taken = self._send_queue()
+        except LayerError:
+            self.is_broken = True
+            return False
+        self._drop(taken)
+        self.pending -= taken
+        return self._queue_encoded(self.layer.take())
+
+    cdef size_t _send_queue(self) except? 0:
+        """Hand the layer a share of what is queued; returns how many bytes."""
+        cdef Chunk* chunk = self._head
+        cdef size_t taken = 0
         cdef size_t part
+        while chunk != NULL and taken < ENCODED_BYTES:
+            part = chunk.end - chunk.start
+            if part:
+                self.layer.send(PyMemoryView_FromMemory(
+                    <char*>chunk.bytes + chunk.start, part, PyBUF_READ))
+                taken += part
+            chunk = chunk.next
+        return taken
+
+    cdef bint _queue_encoded(self, bytes encoded) except -1:
+        """Bytes that go to the kernel as they are. False: there are none."""
+        if not encoded:
+            return False
+        self._encoded = encoded
+        self._encoded_start = 0
+        self.pending += <uint64_t>PyBytes_GET_SIZE(encoded)
+        return True
+
+    cdef int attach(self, object layer, bytes before) except -1:
+        """From here on everything goes through `layer`; `before` still goes as it is. Nothing else
+        is queued."""
+        self.layer = layer
+        self._queue_encoded(before)
+        self.outbounds.mark(self)
+
+    cdef void _written(self, size_t length) noexcept:
+        """The kernel has taken bytes from the front of the queue."""
+        self._advance(length)
+        self._drop(length)
+
+    cdef void _advance(self, size_t length) noexcept:
+        """Count bytes that the kernel has taken, and bring the write deadline on."""
         self.pending -= length
         if self.is_blocked:
             if length >= self._write_goal:
@@ -312,6 +397,11 @@ cdef class Outbound(Source):
                 self.is_blocked = False       # the next refusal starts a new deadline
             else:
                 self._write_goal -= length
+
+    cdef void _drop(self, size_t length) noexcept:
+        """Take bytes off the front of the queue."""
+        cdef Chunk* chunk
+        cdef size_t part
         while length or (self._head != NULL and self._head.start == self._head.end):
             chunk = self._head
             part = chunk.end - chunk.start
@@ -382,4 +472,5 @@ cdef class Outbound(Source):
             self._head = chunk.next
             self.outbounds.give(chunk)
         self._tail = NULL
+        self._encoded = None
         self.pending = 0

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -87,11 +87,11 @@ class PortsFile:
         if not os.access(self._path.parent, os.W_OK | os.X_OK):
             raise self._error("permission denied")
 
-    def write(self, urls: list[str]) -> None:
-        """Writes it whole: a reader finds all of it or nothing."""
+    def write(self, urls: Mapping[str, list[str]]) -> None:
+        """Writes it whole: a reader finds all of it or nothing. `urls` by kind of listener."""
         draft = self._path.with_suffix(".tmp")
         try:
-            draft.write_text(json.dumps({"nats": urls}, separators=(",", ":")))
+            draft.write_text(json.dumps(urls, separators=(",", ":")))
             draft.replace(self._path)
         except OSError as error:
             raise self._error(error_text(error)) from error

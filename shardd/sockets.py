@@ -11,6 +11,7 @@ client's address then arrives as ::ffff:a.b.c.d, which whoever shows it must und
 
 import os
 import socket
+import stat
 from contextlib import ExitStack
 from typing import Final
 
@@ -49,6 +50,42 @@ def open_listeners(host: str, port: int, count: int) -> tuple[socket.socket, ...
         return tuple(listeners)
 
 
+def open_unix_listener(path: str, mode: int) -> socket.socket:
+    """Opens the one listening socket at a path, with these permissions from its first moment on.
+
+    A socket that nobody listens on any more is replaced; anything else at the path stays.
+    Raises BootError with the one line that tells the operator why it cannot be.
+    """
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    with ExitStack() as opened:
+        try:
+            _remove_stale_socket(path)
+            listener = opened.enter_context(socket.socket(socket.AF_UNIX, kind))
+            mask = os.umask(0o777 & ~mode)
+            try:
+                listener.bind(path)
+            finally:
+                os.umask(mask)
+            os.chmod(path, mode)
+            listener.listen(limits.LISTEN_BACKLOG)
+        except OSError as error:
+            raise BootError(f"Error listening on {path}: {error_text(error)}") from error
+        opened.pop_all()
+        return listener
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Removes a socket file whose server has gone. Raises OSError if somebody listens."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+
+
 def open_handovers(count: int) -> tuple[tuple[socket.socket, socket.socket], ...]:
     """Opens one pair of connected sockets per worker, over which accepted connections travel."""
     kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
@@ -63,11 +100,11 @@ def open_handovers(count: int) -> tuple[tuple[socket.socket, socket.socket], ...
         return tuple(pairs)
 
 
-def listener_urls(listener: socket.socket) -> list[str]:
+def listener_urls(listener: socket.socket, scheme: str = "nats") -> list[str]:
     """Every address that clients of this host can use, as URLs: what the ports file lists."""
     host, port = listener.getsockname()[:2]
     hosts = _interface_addresses(listener.family) if host in _WILDCARDS else [host]
-    return [f"nats://{join_address(each, port)}" for each in hosts]
+    return [f"{scheme}://{join_address(each, port)}" for each in hosts]
 
 
 def join_address(host: str, port: int) -> str:

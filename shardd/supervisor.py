@@ -7,20 +7,23 @@ only queue.
 """
 
 import contextlib
+import dataclasses
 import logging
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from shardd import log
+from shardd import limits, log, reload
 from shardd.config.core import Config
-from shardd.errors import BootError, ExitCode
-from shardd.host import HostSetup
+from shardd.errors import BootError, ConfigError, ExitCode
+from shardd.host import HostSetup, number_accounts
 from shardd.identity import new_server_id
+from shardd.orders import LameDuck, Order, OrderChannel, Reload
 from shardd.process import (
     Children,
     Ended,
@@ -32,13 +35,21 @@ from shardd.process import (
 from shardd.router.ring import Ring
 from shardd.runfiles import PortsFile, RuntimeDirectory, write_pid_file
 from shardd.slots import Slots, State
-from shardd.sockets import join_address, listener_urls, open_handovers, open_listeners
+from shardd.sockets import (
+    join_address,
+    listener_urls,
+    open_handovers,
+    open_listeners,
+    open_unix_listener,
+)
 from shardd.version import NATS_VERSION, SHARDD_VERSION
-from shardd.watch import Order, Verb, Watch
+from shardd.watch import Order as WatchOrder
+from shardd.watch import Verb, Watch
 
 _log = logging.getLogger("shardd.supervisor")
 
 WorkerMain = Callable[[HostSetup, int], int]
+Reread = Callable[[], Config]  # raises ConfigError
 
 _SIGNALS: Final = (
     signal.SIGCHLD,
@@ -86,16 +97,17 @@ class SignalsLike(Protocol):
         """The signals that arrived since the last call."""
 
 
-def run(config: Config, worker_main: WorkerMain) -> int:
+def run(config: Config, worker_main: WorkerMain, reread: Reread | None = None) -> int:
     """Runs the server until it is told to stop; returns the exit code of the process.
 
+    `reread` makes the configuration anew for a reload; None: there is no file to read.
     `worker_main` is what a worker does with its life. Whoever passes it has imported all that
     workers need, so that the fork shares those pages, and has configured the log.
     """
     try:
         with ExitStack() as stack:
             setup, release = _prepare(config, stack)
-            supervisor = _make_supervisor(setup, worker_main, release, stack)
+            supervisor = _make_supervisor(setup, worker_main, release, reread, stack)
             return supervisor.serve()
     except BootError as error:
         _log.critical("%s", error)
@@ -119,10 +131,19 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
     _log.info("  Name:     %s", server_name)
     _log.info("  ID:       %s", server_id)
     _log.info("  Workers:  %d", worker_count)
+    if config.config_file is not None:
+        _log.info("Using configuration file: %s (%s)", config.config_file, config.config_digest)
+    for warning in config.warnings:
+        _log.warning("%s", warning)
     raise_file_limit()
     listeners = open_listeners(config.host, config.port, worker_count)
     for listener in listeners:
         stack.callback(listener.close)
+    websockets = _open_websockets(config, worker_count, stack)
+    unix = None
+    if config.unix is not None:
+        unix = open_unix_listener(config.unix.path, config.unix.mode)
+        stack.callback(_close_unix, unix, config.unix.path, os.getpid())
     port: int = listeners[0].getsockname()[1]
     if config.pid_file:
         write_pid_file(config.pid_file)
@@ -132,7 +153,15 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
         stack.callback(outlet.close)
     runtime = RuntimeDirectory.create()
     stack.callback(runtime.close)
+    orders = tuple(OrderChannel() for _ in range(worker_count))
+    for channel in orders:
+        stack.callback(channel.close)
     _log.info("Listening for client connections on %s", join_address(config.host, port))
+    if config.tls is not None:
+        words = "available" if config.allow_non_tls else "required"
+        _log.info("TLS %s for client connections", words)
+    if config.unix is not None:
+        _log.info("Listening for client connections on %s", config.unix.path)
     setup = HostSetup(
         config=config,
         server_id=server_id,
@@ -148,21 +177,56 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
         control_dir=str(runtime.path),
         supervisor_fd=_eventfd(stack),
         hash_seed=int.from_bytes(os.urandom(8), "little"),
+        websocket_listeners=websockets,
+        unix_listener=unix,
+        orders=orders,
+        account_ids=number_accounts(config.account_names, {}),
     )
 
     def release(index: int) -> None:
         """In a child: lets go of what is the supervisor's and the other workers'."""
         runtime.leave_in_child()
-        for number, listener in enumerate(listeners):
+        for number in range(worker_count):
+            orders[number].leave_in_child(number == index)
             if number != index:
-                listener.close()
+                listeners[number].close()
                 handovers[number][0].close()
+                if websockets:
+                    websockets[number].close()
 
     return setup, release
 
 
+def _open_websockets(config: Config, count: int, stack: ExitStack) -> tuple[socket.socket, ...]:
+    """The listening sockets for WebSocket, if it is configured."""
+    websocket = config.websocket
+    if websocket is None:
+        return ()
+    listeners = open_listeners(websocket.host, websocket.port, count)
+    for listener in listeners:
+        stack.callback(listener.close)
+    scheme = "ws" if websocket.tls is None else "wss"
+    address = join_address(websocket.host, listeners[0].getsockname()[1])
+    _log.info("Listening for websocket clients on %s://%s", scheme, address)
+    if websocket.tls is None:
+        _log.warning("Websocket not configured with TLS. DO NOT USE IN PRODUCTION!")
+    return listeners
+
+
+def _close_unix(listener: socket.socket, path: str, owner: int) -> None:
+    """Takes the socket out of the file system, unless this is a child that only lets go of it."""
+    listener.close()
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def _make_supervisor(
-    setup: HostSetup, worker_main: WorkerMain, release: Callable[[int], None], stack: ExitStack
+    setup: HostSetup,
+    worker_main: WorkerMain,
+    release: Callable[[int], None],
+    reread: Reread | None,
+    stack: ExitStack,
 ) -> "Supervisor":
     """The supervisor of a host that is prepared, its signals and files; `stack` undoes it."""
     config = setup.config
@@ -179,15 +243,16 @@ def _make_supervisor(
         release(index)
 
     def body(index: int) -> int:
-        """In a child: a worker's life."""
-        setup.slots.set_pid(index, os.getpid())
+        """In a child: a worker's life, as the host is now: a reload may have changed it."""
+        current = supervisor.setup
+        current.slots.set_pid(index, os.getpid())
         with contextlib.suppress(BootError):  # the log of the supervisor is as good
-            log.configure(config, f"worker {index}")
-        return worker_main(setup, index)
+            log.configure(current.config, f"worker {index}")
+        return worker_main(current, index)
 
     children = Children(body, leave, usable_cores() if config.pin else ())
     freeze_heap()
-    supervisor = Supervisor(setup, children, signals, time.monotonic, ports_file)
+    supervisor = Supervisor(setup, children, signals, time.monotonic, ports_file, reread)
     stack.callback(supervisor.close)
     return supervisor
 
@@ -202,8 +267,13 @@ class Supervisor:
         signals: SignalsLike,
         clock: Callable[[], float],
         ports_file: PortsFile | None = None,
+        reread: Reread | None = None,
     ) -> None:
         self._setup = setup
+        self._reread = reread
+        self._generation = 0
+        self._unanswered: set[int] = set()  # workers that have not carried out the last order
+        self._lame_duck_until: float | None = None
         self._children = children
         self._signals = signals
         self._clock = clock
@@ -213,6 +283,13 @@ class Supervisor:
         self._poll = select.poll()
         self._poll.register(signals.fileno(), select.POLLIN)
         self._poll.register(setup.supervisor_fd, select.POLLIN)
+        for channel in setup.orders:
+            self._poll.register(channel.fileno(), select.POLLIN)
+
+    @property
+    def setup(self) -> HostSetup:
+        """The host as a worker that is forked now finds it."""
+        return self._setup
 
     def serve(self) -> int:
         """The loop: until every worker has ended after a stop. Returns the exit code."""
@@ -237,6 +314,8 @@ class Supervisor:
         self._look()
         for each in ended:
             self._handle_end(each)
+        self._take_answers()
+        self._end_lame_duck()
         for order in self._watch.due(self._clock()):
             self._carry_out(order)
 
@@ -259,7 +338,7 @@ class Supervisor:
         if not self._was_ready and self._watch.is_ready and not self._watch.is_stopping:
             self._was_ready = True
             if self._ports_file is not None:
-                self._ports_file.write(listener_urls(self._setup.listeners[0]))
+                self._ports_file.write(self._urls())
             _log.info("Server is ready")
 
     def _handle_signal(self, number: signal.Signals) -> None:
@@ -269,9 +348,11 @@ class Supervisor:
         if number == signal.SIGUSR1:
             self._reopen_logs()
         elif number == signal.SIGHUP:
-            _log.warning("Reloading the configuration is not supported, the old one stays in force")
+            self._reload()
         elif number == signal.SIGUSR2:
-            _log.warning("Lame duck mode is not supported, the server goes on")
+            self._start_lame_duck()
+        elif number == signal.SIGTERM and self._lame_duck_until is not None:
+            _log.info("Ignoring the signal, the server is in lame duck mode")
         elif self._watch.is_stopping and number == signal.SIGINT:
             self._watch.stop_at_once()
         elif not self._watch.is_stopping:
@@ -292,12 +373,105 @@ class Supervisor:
             self._children.signal(pid, signal.SIGUSR1)
         _log.info("File log re-opened")
 
+    # --- reload --------------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        """Reads the configuration anew and hands it to every worker, or changes nothing."""
+        if self._reread is None:
+            _log.error(
+                "Failed to reload server configuration: can only reload config when a file is"
+                " provided using -c or --config"
+            )
+            return
+        if self._watch.is_stopping or self._lame_duck_until is not None:
+            return
+        try:
+            config = self._reread()
+            lines = reload.changes(self._setup.config, config)
+            log.configure(config, "supervisor")
+            if config.pid_file and config.pid_file != self._setup.config.pid_file:
+                write_pid_file(config.pid_file)
+        except (ConfigError, BootError) as error:
+            with contextlib.suppress(BootError):
+                log.configure(self._setup.config, "supervisor")
+            _log.error("Failed to reload server configuration: %s", error)
+            return
+        for line in lines:
+            _log.info("%s", line)
+        ids = number_accounts(config.account_names, self._setup.account_ids)
+        self._setup = dataclasses.replace(self._setup, config=config, account_ids=ids)
+        self._generation += 1
+        self._order(Reload(self._generation, config, ids))
+        if not self._unanswered:
+            _log.info("Reloaded server configuration")
+
+    def _order(self, order: Order) -> None:
+        """Gives an order to every worker that lives; one that does not takes it will be replaced
+        by one that starts with it."""
+        self._unanswered = set()
+        for index, channel in enumerate(self._setup.orders):
+            pid = self._watch.pid(index)
+            if not pid:
+                continue
+            if channel.send(order):
+                self._unanswered.add(index)
+            else:
+                _log.error("Worker %d, pid %d, takes no orders, ending it", index, pid)
+                self._children.signal(pid, signal.SIGABRT)
+
+    def _take_answers(self) -> None:
+        was_waiting = bool(self._unanswered)
+        for index, channel in enumerate(self._setup.orders):
+            for answer in channel.answers():
+                if answer.generation == self._generation:
+                    self._unanswered.discard(index)
+        if was_waiting and not self._unanswered and self._lame_duck_until is None:
+            _log.info("Reloaded server configuration")
+
+    # --- lame duck mode ------------------------------------------------------------------------
+
+    def _start_lame_duck(self) -> None:
+        """Accepts nobody more, and stops when the workers have let everybody go (sheet 6)."""
+        if self._watch.is_stopping or self._lame_duck_until is not None:
+            return
+        _log.info("Entering lame duck mode, stop accepting new clients")
+        config = self._setup.config
+        self._lame_duck_until = (
+            self._clock() + config.lame_duck_duration_s + limits.HEARTBEAT_SILENCE_S
+        )
+        for listener in (*self._setup.listeners, *self._setup.websocket_listeners):
+            listener.close()
+        if self._setup.unix_listener is not None:
+            self._setup.unix_listener.close()
+        self._generation += 1
+        self._order(LameDuck(self._generation))
+
+    def _end_lame_duck(self) -> None:
+        if self._lame_duck_until is None or self._watch.is_stopping:
+            return
+        now = self._clock()
+        is_empty = not self._unanswered and not self._setup.slots.totals()["connections"]
+        if is_empty or now >= self._lame_duck_until:
+            _log.info("Initiating Shutdown...")
+            self._watch.stop(now)
+
+    def _urls(self) -> dict[str, list[str]]:
+        """What the ports file lists."""
+        urls = {"nats": listener_urls(self._setup.listeners[0])}
+        if self._setup.websocket_listeners:
+            websocket = self._setup.config.websocket
+            scheme = "ws" if websocket is None or websocket.tls is None else "wss"
+            urls["websocket"] = listener_urls(self._setup.websocket_listeners[0], scheme)
+        return urls
+
     def _handle_end(self, ended: Ended) -> None:
         was_stopping = self._watch.is_stopping
         ending = self._watch.ended(ended.pid, self._clock())
         if ending is None:
             return
         self._setup.slots.clear(ending.index)
+        self._setup.quotas.clear(ending.index)
+        self._unanswered.discard(ending.index)
         self._ring_all()
         if was_stopping:
             return
@@ -324,7 +498,7 @@ class Supervisor:
             with contextlib.suppress(BlockingIOError):  # rung more often than it can count
                 os.eventfd_write(fd, 1)
 
-    def _carry_out(self, order: Order) -> None:
+    def _carry_out(self, order: WatchOrder) -> None:
         if order.verb is Verb.START:
             self._start(order.index)
             return
@@ -334,6 +508,8 @@ class Supervisor:
 
     def _start(self, index: int) -> None:
         slots = self._setup.slots
+        if self._setup.orders:
+            self._setup.orders[index].discard()
         slots.reset(index, 0)  # before the fork, so that the child finds its slot prepared
         try:
             pid = self._children.start(index)

@@ -105,6 +105,10 @@ class Watch:
         """Every live worker's pid."""
         return [worker.pid for worker in self._workers if worker.pid]
 
+    def pid(self, index: int) -> int:
+        """The pid of one worker, 0 while it has none."""
+        return self._workers[index].pid
+
     def started(self, index: int, pid: int, now: float) -> None:
         """A process was forked for this slot."""
         worker = self._workers[index]

@@ -57,6 +57,11 @@ static inline int atomic_replace_u32(uint32_t *field, uint32_t expected, uint32_
                                        __ATOMIC_RELAXED);
 }
 
+static inline int atomic_replace_u64(uint64_t *field, uint64_t expected, uint64_t value) {
+    return __atomic_compare_exchange_n(field, &expected, value, 0, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_RELAXED);
+}
+
 static inline uint64_t atomic_add_u64(uint64_t *field, uint64_t value) {
     return __atomic_add_fetch(field, value, __ATOMIC_ACQ_REL);
 }

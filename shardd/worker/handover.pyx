@@ -1,7 +1,7 @@
 # cython: language_level=3str
 """An accepted connection travels to another worker, as a descriptor over a Unix socket (unix(7)).
 
-One byte of data carries one descriptor. The socket keeps message boundaries, so neither two
+One byte of data carries one descriptor, and says which door it came in by. The socket keeps message boundaries, so neither two
 connections nor half of one are ever read.
 """
 
@@ -51,11 +51,11 @@ cdef void _prepare(msghdr* message, iovec* vector, char* byte, void* control) no
     message.msg_controllen = CONTROL_BYTES
 
 
-cdef bint send_connection(int outlet, int fd) noexcept:
+cdef bint send_connection(int outlet, int fd, int door) noexcept:
     """Send a descriptor; the caller closes its own copy. False: no room, or no way."""
     cdef msghdr message
     cdef iovec vector
-    cdef char byte = 1
+    cdef char byte = <char>door
     cdef size_t[8] control        # aligned as a cmsghdr has to be
     cdef cmsghdr* header
     _prepare(&message, &vector, &byte, control)
@@ -68,8 +68,8 @@ cdef bint send_connection(int outlet, int fd) noexcept:
     return sendmsg(outlet, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == 1
 
 
-cdef int receive_connection(int inlet) noexcept:
-    """Receive a descriptor: -1 when none waits, -2 when one was lost on the way (the process has
+cdef int receive_connection(int inlet, int* door) noexcept:
+    """Receive a descriptor and the number of its door: -1 when none waits, -2 when one was lost on the way (the process has
     no descriptor free)."""
     cdef msghdr message
     cdef iovec vector
@@ -80,6 +80,7 @@ cdef int receive_connection(int inlet) noexcept:
     _prepare(&message, &vector, &byte, control)
     if recvmsg(inlet, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != 1:
         return -1
+    door[0] = byte
     header = CMSG_FIRSTHDR(&message)
     if header == NULL or header.cmsg_type != SCM_RIGHTS or header.cmsg_len != CMSG_LEN(sizeof(int)):
         return -2

@@ -40,13 +40,30 @@ def json_string(text: str) -> bytes:
     return _SURROGATES.sub(_REPLACEMENT, escaped).encode("utf-8")
 
 
-class InfoTemplate:
-    """The INFO lines of one worker. Built once; host and port are those listened on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """What INFO says of one way into the server: plain, TLS, WebSocket."""
 
-    __slots__ = ("_head", "_tail")
+    auth_required: bool = False
+    tls_required: bool = False
+    tls_verify: bool = False
+    tls_available: bool = False
+
+
+class InfoTemplate:
+    """The INFO lines of one way in. Built once per worker and configuration; host and port are
+    those listened on."""
+
+    __slots__ = ("_end", "_head", "_max_payload", "_tail")
 
     def __init__(
-        self, config: Config, server_id: str, server_name: str, host: str, port: int
+        self,
+        config: Config,
+        server_id: str,
+        server_name: str,
+        host: str,
+        port: int,
+        way: Way | None = None,
     ) -> None:
         host, port = config.advertised(host, port)
         fields: list[tuple[str, str | int | bool]] = [
@@ -58,28 +75,51 @@ class InfoTemplate:
             ("host", host),
             ("port", port),
             ("headers", not config.no_header_support),
-            ("max_payload", config.max_payload),
         ]
+        if way is not None:
+            fields += [(name, True) for name, is_set in dataclasses.asdict(way).items() if is_set]
+        self._max_payload = config.max_payload
         self._head = b"INFO {" + b"".join(_member(name, value) for name, value in fields)
-        self._tail = _member("shardd", SHARDD_VERSION)[:-1] + b"} \r\n"
+        self._tail = b""  # what only a server that is about to leave says
+        self._end = _member("shardd", SHARDD_VERSION)[:-1] + b"} \r\n"
 
-    def first(self, client_id: int, client_ip: str) -> bytes:
-        """The line that opens a connection."""
-        return b'%b"client_id":%d,"client_ip":%b,%b' % (
-            self._head,
-            client_id,
-            json_string(client_ip),
-            self._tail,
-        )
+    def start_lame_duck(self) -> None:
+        """From now on every line says that the server is about to leave."""
+        self._tail = _member("ldm", True)
 
-    def connect_info(self, client_id: int, client_ip: str, account: str = GLOBAL_ACCOUNT) -> bytes:
+    def first(self, client_id: int, client_ip: str, nonce: str = "") -> bytes:
+        """The line that opens a connection; `nonce` is what the client may sign."""
+        return self._line(client_id, client_ip, _member("nonce", nonce) if nonce else b"")
+
+    def again(self, client_id: int, client_ip: str) -> bytes:
+        """The line that tells a connected client what has changed."""
+        return self._line(client_id, client_ip, b"")
+
+    def connect_info(
+        self,
+        client_id: int,
+        client_ip: str,
+        account: str = GLOBAL_ACCOUNT,
+        is_system: bool = False,
+        max_payload: int | None = None,
+    ) -> bytes:
         """The line that follows the first PONG of a client with protocol 1."""
-        return b'%b"client_id":%d,"client_ip":%b,"connect_info":true,"remote_account":%b,%b' % (
+        more = _member("connect_info", True) + _member("remote_account", account)
+        if is_system:
+            more += _member("acc_is_sys", True)
+        return self._line(client_id, client_ip, more, max_payload)
+
+    def _line(
+        self, client_id: int, client_ip: str, more: bytes, max_payload: int | None = None
+    ) -> bytes:
+        return b'%b"max_payload":%d,"client_id":%d,"client_ip":%b,%b%b%b' % (
             self._head,
+            self._max_payload if max_payload is None else max_payload,
             client_id,
             json_string(client_ip),
-            json_string(account),
+            more,
             self._tail,
+            self._end,
         )
 
 

@@ -10,13 +10,23 @@ import contextlib
 import logging
 import os
 import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 import uvloop
 
+from shardd import errors, limits
 from shardd import log as logs
-from shardd.errors import BootError, CloseReason, ExitCode
+from shardd.auth.authenticator import Credentials, Identity
+from shardd.auth.operator import accounts_of
+from shardd.config.core import Config
+from shardd.errors import BootError, CloseReason, ExitCode, ProtocolError
 from shardd.host import HostSetup
+from shardd.lameduck import LameDuckSchedule
+from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
 from shardd.router.control import Control
@@ -24,17 +34,84 @@ from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
 from shardd.router.mesh import Mesh
 from shardd.router.ring import Producer
+from shardd.router.spaces import Spaces
 from shardd.router.sublist import Sublist
 from shardd.slots import State
 from shardd.timers import Deadlines
-from shardd.worker.info import InfoTemplate
-from shardd.worker.listener import Listener
+from shardd.worker.connection import Connection
+from shardd.worker.door import Door, client_door, unix_door, websocket_door
+from shardd.worker.gate import Gate
+from shardd.worker.listener import Entrance
 from shardd.worker.pump import Pump
 from shardd.worker.shared import Shared
 
 _TICK_S: Final = 0.05  # resolution of pings, write deadlines and heartbeats
+# Threads that check credentials yield to those that move messages.
+_ASIDE_NICENESS: Final = 10
 
 log = logging.getLogger("shardd.worker")
+
+
+class LoopFace:
+    """What a worker's connections need of its event loop. After each callback, everything that is
+    to go out goes."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, finish: Callable[[], None]) -> None:
+        self._loop = loop
+        self._finish = finish
+        # One thread: checks of passwords are meant to be expensive, and clients have a core to
+        # share with whoever guesses.
+        self._aside = ThreadPoolExecutor(1, "credentials", _be_nice)
+
+    def clock(self) -> float:
+        """Unix seconds."""
+        return time.time()
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call in the next turn."""
+        self._loop.call_soon(self._run, callback)
+
+    def aside(
+        self,
+        gate: Gate,
+        credentials: Credentials,
+        callback: Callable[[Identity | None, ProtocolError | None], None],
+    ) -> None:
+        """Check credentials in a thread, then call with who it is, or why not."""
+
+        def done(future: Future[Identity]) -> None:
+            self._loop.call_soon_threadsafe(self._answer, future, callback)
+
+        self._aside.submit(gate.identify, credentials).add_done_callback(done)
+
+    def close(self) -> None:
+        """Wait for no check any more."""
+        self._aside.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(
+        self,
+        future: Future[Identity],
+        callback: Callable[[Identity | None, ProtocolError | None], None],
+    ) -> None:
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            callback(future.result(), None)
+        elif isinstance(error, ProtocolError):
+            callback(None, error)
+        else:
+            raise error
+        self._finish()
+
+    def _run(self, callback: Callable[[], None]) -> None:
+        callback()
+        self._finish()
+
+
+def _be_nice() -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _ASIDE_NICENESS)  # of this thread alone (Linux)
 
 
 class Worker:
@@ -46,6 +123,9 @@ class Worker:
         self._loop = loop
         self._fault: BaseException | None = None
         self._is_accepting = False
+        self._drain_until: float | None = None
+        self._lame_duck: LameDuckSchedule | None = None
+        self._orders = setup.orders[index].receiver()
         slots = setup.slots
         config = setup.config
         seed = int.from_bytes(os.urandom(8), "little")
@@ -65,11 +145,12 @@ class Worker:
             outbounds,
         )
         self._poller = Poller()
-        info = InfoTemplate(config, setup.server_id, setup.server_name, setup.host, setup.port)
         self._deadlines = Deadlines()
+        self._face = LoopFace(loop, self._finish)
         self._shared = Shared(
             config,
-            info,
+            self._face,
+            setup.quotas,
             self._poller,
             outbounds,
             self._dispatcher,
@@ -77,19 +158,52 @@ class Worker:
             self._deadlines,
             seed,
         )
+        self._spaces = Spaces(self._dispatcher, seed, index)
+        self._spaces.apply(accounts_of(config), setup.account_ids)
+        self._shared.set_gate(self._make_gate(config, setup.account_ids))
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
-        self._listener = Listener(
+        self._entrance = Entrance(
             self._shared,
-            setup.listeners[index],
+            self._listening(),
+            self._make_doors(config),
             setup.handovers,
             setup.worker_count,
             loop.call_later,
         )
 
+    def _make_gate(self, config: Config, account_ids: Mapping[str, int]) -> Gate:
+        return Gate(
+            config, account_ids, self._spaces, self._setup.quotas, self._index, self._face.clock
+        )
+
+    def _listening(self) -> list[socket.socket]:
+        """This worker's listening sockets, in the order of its doors."""
+        setup = self._setup
+        sockets = [setup.listeners[self._index]]
+        if setup.websocket_listeners:
+            sockets.append(setup.websocket_listeners[self._index])
+        if setup.unix_listener is not None:
+            sockets.append(setup.unix_listener)
+        return sockets
+
+    def _make_doors(self, config: Config) -> list[Door]:
+        """What clients come in by, in the order of the listening sockets."""
+        setup = self._setup
+        names = (setup.server_id, setup.server_name, setup.host, setup.port)
+        doors = [client_door(config, *names)]
+        if setup.websocket_listeners:
+            doors.append(websocket_door(config, *names))
+        if setup.unix_listener is not None:
+            doors.append(unix_door(config, *names))
+        return doors
+
+    # --- life ----------------------------------------------------------------------------------
+
     def start(self) -> None:
         """Join the mesh. `Server is ready` is the supervisor's to say, when all have."""
         self._control.start(self._mesh.on_message, self._on_control, self._on_stall)
         self._loop.add_reader(self._poller.fd, self._pump.run)
+        self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
         self._mesh.join()
@@ -98,15 +212,29 @@ class Worker:
         self._tick()
 
     def stop(self) -> None:
-        """Accept no more, say what is queued, close every client, end the loop."""
-        self._listener.stop()
+        """Accept and read no more, say what is queued within a bound, close every client."""
+        if self._drain_until is not None:
+            return
+        self._drain_until = time.monotonic() + limits.DRAIN_S_MAX
+        self._entrance.stop()
         # What was read before the signal, and what peers have sent, is still delivered.
         self._pump.run()
         self._shared.slots.set_state(self._index, State.STOPPING)
-        for connection in list(self._shared.connections.values()):
-            connection.close(CloseReason.SERVER_SHUTDOWN)
-        self._pump.finish()
-        self._loop.stop()
+        for connection in self._connections():
+            connection.drain()
+        self._finish()
+        self._drain()
+
+    def _drain(self) -> None:
+        """Close who has read all it is to get; end when none is left or time is up."""
+        assert self._drain_until is not None
+        is_over = time.monotonic() >= self._drain_until
+        for connection in self._connections():
+            if is_over or not connection.has_output:
+                connection.close(CloseReason.SERVER_SHUTDOWN)
+        if not self._shared.connections:
+            self._finish()
+            self._loop.stop()
 
     def fail(self, fault: BaseException) -> None:
         """Something that must not happen has happened."""
@@ -115,17 +243,24 @@ class Worker:
 
     def close(self) -> None:
         """After the loop has ended."""
+        self._face.close()
         self._control.close()
         if self._fault is not None:
             raise self._fault
+
+    def _connections(self) -> list[Connection]:
+        return list(self._shared.connections.values())
+
+    def _finish(self) -> None:
+        self._pump.finish()
 
     def _on_control(self) -> None:
         """Control messages came in: finish the boot if that was the last, and go on."""
         if not self._is_accepting and self._mesh.is_complete():
             self._is_accepting = True
-            self._listener.start()
+            self._entrance.start()
             self._notify_supervisor()
-        self._pump.finish()
+        self._finish()
 
     def _on_stall(self, client_id: int, milliseconds: int) -> None:
         connection = self._shared.connections.get(client_id)
@@ -138,7 +273,74 @@ class Worker:
         self._shared.tick()
         if not self._is_accepting:
             self._on_control()
-        self._pump.finish()
+        if self._lame_duck is not None:
+            self._leave_one()
+        self._finish()
+        if self._drain_until is not None:
+            self._drain()
+
+    # --- orders of the supervisor --------------------------------------------------------------
+
+    def _on_orders(self) -> None:
+        for order in self._orders.take():
+            if isinstance(order, Reload):
+                self._reload(order)
+            elif isinstance(order, LameDuck):
+                self._start_lame_duck(order)
+        self._finish()
+
+    def _reload(self, order: Reload) -> None:
+        """Serve by another configuration from here on. Everything in it was checked before the
+        order was given; what fails here is ours, and ends this process."""
+        config = order.config
+        with contextlib.suppress(BootError):  # the log of before is as good
+            logs.configure(config, f"worker {self._index}")
+        previous = self._shared.gate
+        self._shared.apply(config)
+        self._spaces.apply(accounts_of(config), order.account_ids)
+        self._shared.set_gate(self._make_gate(config, order.account_ids))
+        self._entrance.change_doors(self._make_doors(config))
+        for connection in self._connections():
+            connection.recheck(previous)
+        self._close_excess(config.max_connections)
+        self._orders.answer(order.generation)
+
+    def _close_excess(self, connections_max: int) -> None:
+        """Close this worker's share of those that a lower limit leaves too many, at random
+        (sheet 3.1)."""
+        total = self._shared.slots.totals()["connections"]
+        mine = self._connections()
+        excess = total - max(connections_max, 0)
+        if excess <= 0 or not mine:
+            return
+        share = min(len(mine), -(-excess * len(mine) // total))
+        for connection in self._shared.random.sample(mine, share):
+            connection.close(CloseReason.MAXIMUM_CONNECTIONS_EXCEEDED, errors.ERR_MAX_CONNECTIONS)
+
+    def _start_lame_duck(self, order: LameDuck) -> None:
+        """Accept no more, tell who listens, and let everybody go one by one (sheet 6)."""
+        if self._lame_duck is not None:
+            return
+        self._entrance.stop()
+        connections = self._connections()
+        for connection in connections:
+            connection.tell_lame_duck()
+        config = self._setup.config
+        self._lame_duck = LameDuckSchedule(
+            len(connections),
+            config.lame_duck_grace_s,
+            config.lame_duck_duration_s,
+            time.monotonic(),
+            self._shared.random,
+        )
+        self._orders.answer(order.generation)
+
+    def _leave_one(self) -> None:
+        """Close as many clients as are due by now."""
+        assert self._lame_duck is not None
+        for _ in range(self._lame_duck.due(time.monotonic())):
+            for connection in self._connections()[:1]:
+                connection.close(CloseReason.SERVER_SHUTDOWN)
 
     def _reopen_log(self) -> None:
         try:

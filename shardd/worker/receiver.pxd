@@ -1,9 +1,11 @@
 """The receiving half of a client: the C face."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shardd.outbound cimport Outbound
 from shardd.router.frame cimport Message
+from shardd.router.permissions cimport Permissions, ReplyGrants
+from shardd.router.spaces cimport Space
 from shardd.router.sublist cimport Subscriber, Subscription
 from shardd.router.table cimport Table
 from shardd.wire cimport Operation
@@ -22,6 +24,16 @@ cdef class Receiver(Outbound):
     # subscriptions, by sid
     cdef Table _sids
     cdef Subscriber _subscriber
+    # what its user may have
+    cdef Permissions permissions           # None: nothing is restricted
+    cdef ReplyGrants grants                # what it may answer; None: `allow_responses` is off
+    cdef bint is_filtered                  # some deliveries are denied
+    cdef bint is_guarded                   # deliveries are looked at: filtered, or to be answered
+    # its account beyond plain subjects
+    cdef Space space                       # None: no mappings, no imports
+    cdef dict _shadows                     # what its subscriptions import, by sid; None: nothing
+    cdef int64_t account_entry             # of the quotas, if the account's subscriptions count
+    cdef int64_t account_subscriptions_max
     # answers that wait until peers have applied this client's interest: (sequence, bytes)
     cdef list _deferred
     cdef uint64_t _interest_sequence       # 0: nothing to wait for
@@ -33,6 +45,7 @@ cdef class Receiver(Outbound):
     cdef int subscribe(self, const Operation* operation) except -1
     cdef int remove(self, Subscription* subscription) except -1
     cdef int remove_all(self) except -1
+    cdef bint _may_take(self, Message* message) except -1
     cdef int take(self, Subscription* subscription, Message* message) except -1
     cdef size_t _write_head(
         self, unsigned char* start, const Subscription* subscription, const Message* message,

@@ -97,6 +97,7 @@ cdef class Receiver(Outbound):
         self.port = port
         self.options = DEFAULT_OPTIONS
         self.pending_max = shared.pending_max
+        self.account_entry = -1
         self._subscriber.owner = <void*>self
         self._subscriber.deliver = _deliver
         self._subscriber.expire = _expire
@@ -176,6 +177,8 @@ cdef class Receiver(Outbound):
         cdef size_t length
         if self.is_closed or self.is_overflowing or self.is_broken:
             return 0
+        if self.is_guarded and not self._may_take(message):
+            return 0
         if self.pending > self.shared.stall_at:
             if self.shared.drops_instead_of_stalling:
                 return 0
@@ -208,6 +211,16 @@ cdef class Receiver(Outbound):
         self.shared.counters.bytes_out += length
         self.commit(<size_t>(at - start))
         return 1
+
+    cdef bint _may_take(self, Message* message) except -1:
+        """Whether the user may read this message; a request with a reply may be answered then."""
+        if self.is_filtered and not self.permissions.may_receive(
+            message.subject, message.subject_len
+        ):
+            return False
+        if self.grants is not None and message.reply_len:
+            self.grants.grant(message.tail + 1, message.reply_len, self.shared.poller.now_ms)
+        return True
 
     cdef size_t _write_head(
         self, unsigned char* start, const Subscription* subscription, const Message* message,

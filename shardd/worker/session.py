@@ -32,13 +32,12 @@ _ESCAPES: Final = {
 }
 
 
-def connect(data: bytes, previous: ConnectOptions, serves_headers: bool) -> ConnectOptions:
-    """Read a CONNECT and check what can be checked without credentials.
+def connect(data: bytes, previous: ConnectOptions) -> ConnectOptions:
+    """Read a CONNECT and check what comes before its credentials.
 
     Args:
         data: the JSON.
         previous: the options in force, which fields that are absent leave as they are.
-        serves_headers: whether this server has headers at all.
 
     Raises:
         ProtocolError: the JSON is broken, or asks for what cannot be.
@@ -50,6 +49,19 @@ def connect(data: bytes, previous: ConnectOptions, serves_headers: bool) -> Conn
             errors.ERR_AUTHORIZATION_VIOLATION,
             "CONNECT asks for an account by name",
         )
+    return options
+
+
+def check_options(options: ConnectOptions, serves_headers: bool) -> None:
+    """Check what a client whose credentials are good asks for.
+
+    Args:
+        options: of its CONNECT.
+        serves_headers: whether this server has headers at all.
+
+    Raises:
+        ProtocolError: it asks for what cannot be.
+    """
     if options.protocol not in (0, 1):
         raise ProtocolError(
             CloseReason.BAD_CLIENT_PROTOCOL_VERSION,
@@ -62,7 +74,6 @@ def connect(data: bytes, previous: ConnectOptions, serves_headers: bool) -> Conn
             errors.ERR_NO_RESPONDERS_HEADERS,
             "no responders without headers",
         )
-    return options
 
 
 def redacted(data: bytes) -> bytes:
@@ -103,6 +114,23 @@ def subscribe_refusal(subject: bytes, queue: bytes | None) -> str | None:
             subject=quote(subject), queue=quote(queue)
         )
     return None
+
+
+def publish_violation(subject: bytes) -> str:
+    """The -ERR text for a publish that the user's permissions refuse."""
+    return errors.ERR_PERMISSIONS_PUBLISH.format(subject=quote(subject))
+
+
+def subscribe_violation(subject: bytes, queue: bytes | None, sid: bytes | None = None) -> str:
+    """The -ERR text for a subscription that the user's permissions refuse; with its sid when it is
+    an existing one that a reload takes away (sheet 3.1)."""
+    if queue:
+        text = errors.ERR_PERMISSIONS_SUBSCRIBE_QUEUE.format(
+            subject=quote(subject), queue=quote(queue)
+        )
+    else:
+        text = errors.ERR_PERMISSIONS_SUBSCRIBE.format(subject=quote(subject))
+    return text if sid is None else f"{text} (sid {quote(sid)})"
 
 
 def tokens_refusal(subject: bytes) -> str:

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shardd.outbound cimport OutboundSet
 from shardd.poller cimport Poller
+from shardd.quotas cimport Quotas
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.mesh cimport Mesh
 from shardd.router.sublist cimport Sublist
@@ -38,7 +39,7 @@ cdef class Shared:
     cdef WireLimits limits                 # before CONNECT asks for headers
     cdef uint64_t pending_max
     cdef uint64_t stall_at                 # pending bytes of a consumer that hold producers back
-    cdef uint64_t subscriptions_max        # 0: no limit
+    cdef int64_t subscriptions_max         # negative: no limit
     cdef uint64_t subscription_tokens_max  # 0: no limit
     cdef int64_t connections_max
     cdef uint64_t ping_interval_ms
@@ -48,7 +49,10 @@ cdef class Shared:
     cdef bint has_headers
     cdef bint is_tracing
     cdef bint is_balancing
-    cdef readonly object info              # InfoTemplate
+    # who may come in
+    cdef readonly object gate              # worker.gate.Gate
+    cdef readonly Quotas quotas
+    cdef object _loop                      # the worker's face to its event loop
     cdef readonly object random            # random.Random, for the jitter of first pings
     # connections, by client id, and those that wait for something
     cdef readonly dict connections

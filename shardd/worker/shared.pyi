@@ -1,24 +1,39 @@
 """What all connections of one worker share: the Python face."""
 
+from collections.abc import Callable
 from random import Random
-from typing import Any, final
+from typing import Any, Protocol, final
 
+from shardd.auth.authenticator import Credentials, Identity
 from shardd.config.core import Config
+from shardd.errors import ProtocolError
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
+from shardd.quotas import Quotas
 from shardd.router.dispatch import Dispatcher
 from shardd.router.mesh import Mesh
 from shardd.router.sublist import Sublist
 from shardd.slots import Slots
 from shardd.timers import Deadlines
-from shardd.worker.info import InfoTemplate
+from shardd.worker.gate import Gate
+
+class LoopFace(Protocol):
+    def clock(self) -> float: ...
+    def soon(self, callback: Callable[[], None]) -> None: ...
+    def aside(
+        self,
+        gate: Gate,
+        credentials: Credentials,
+        callback: Callable[[Identity | None, ProtocolError | None], None],
+    ) -> None: ...
 
 @final
 class Shared:
     def __init__(
         self,
         config: Config,
-        info: InfoTemplate,
+        loop: LoopFace,
+        quotas: Quotas,
         poller: Poller,
         outbounds: OutboundSet,
         dispatcher: Dispatcher,
@@ -41,7 +56,9 @@ class Shared:
     @property
     def slots(self) -> Slots: ...
     @property
-    def info(self) -> InfoTemplate: ...
+    def gate(self) -> Gate: ...
+    @property
+    def quotas(self) -> Quotas: ...
     @property
     def random(self) -> Random: ...
     @property
@@ -52,4 +69,9 @@ class Shared:
     def paused(self) -> list[Any]: ...
     @property
     def stalled(self) -> list[Any]: ...
+    def apply(self, config: Config) -> None: ...
+    def set_gate(self, gate: Gate) -> None: ...
+    def new_nonce(self) -> str: ...
+    def clock(self) -> float: ...
+    def soon(self, callback: Callable[[], None]) -> None: ...
     def tick(self) -> None: ...

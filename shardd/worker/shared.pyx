@@ -6,12 +6,14 @@ so a connection itself holds only what is its own.
 """
 
 cimport cython
+import os
 import random
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 
 from shardd import limits
+from shardd.auth.nkeys import NONCE_BYTES, make_nonce
 from shardd.router.table cimport hash_key
 
 
@@ -21,7 +23,9 @@ cdef class Shared:
 
     Args:
         config: the configuration in force.
-        info: makes the INFO lines.
+        loop: the worker's face to its event loop: `soon(callback)`, `aside(function, callback)`,
+            `clock()`; after a callback everything that is to go out goes.
+        quotas: what users and accounts use of the host.
         poller, outbounds, dispatcher, mesh, deadlines: the worker's parts.
         seed: for sid hashes and the jitter of first pings.
     """
@@ -29,7 +33,8 @@ cdef class Shared:
     def __init__(
         self,
         object config,
-        object info,
+        object loop,
+        Quotas quotas not None,
         Poller poller not None,
         OutboundSet outbounds not None,
         Dispatcher dispatcher not None,
@@ -45,27 +50,28 @@ cdef class Shared:
         self.deadlines = deadlines
         self.slots = mesh.slots
         self.counters = mesh.slots.slot(mesh.index)
-        self.info = info
+        self.quotas = quotas
+        self._loop = loop
         self.random = random.Random(seed)
         self.sid_key = hash_key(seed)
         self.connections = {}
         self.deferred = []
         self.paused = []
         self.stalled = []
-        self._read(config)
+        self.apply(config)
         self.buffer_bytes = limits.READ_BYTES_MAX
         self.buffer = <unsigned char*>malloc(2 * self.buffer_bytes)
         if self.buffer == NULL:
             raise MemoryError
 
-    def _read(self, config: object) -> None:
-        """Copy what the hot path needs of the configuration into typed fields."""
+    def apply(self, config: object) -> None:
+        """Copy what the hot path needs of a configuration into typed fields."""
         self.limits.control_line_max = config.max_control_line
         self.limits.payload_max = config.max_payload
         self.limits.headers = False
         self.pending_max = config.max_pending
         self.stall_at = <uint64_t>(config.max_pending * limits.STALL_SHARE)
-        self.subscriptions_max = config.max_subscriptions
+        self.subscriptions_max = config.max_subscriptions or -1
         self.subscription_tokens_max = config.max_subscription_tokens
         self.connections_max = config.max_connections
         self.ping_interval_ms = <uint64_t>(config.ping_interval_s * 1000)
@@ -75,6 +81,26 @@ cdef class Shared:
         self.has_headers = not config.no_header_support
         self.is_tracing = config.trace
         self.is_balancing = config.balance
+
+    def set_gate(self, gate: object) -> None:
+        """From now on clients come in by this gate."""
+        self.gate = gate
+
+    def new_nonce(self) -> str:
+        """Something for one client to sign (sheet 2.1)."""
+        return make_nonce(os.urandom(NONCE_BYTES))
+
+    def clock(self) -> float:
+        """The time, unix seconds: when credentials end."""
+        return self._loop.clock()
+
+    def soon(self, callback: object) -> None:
+        """Call in the next turn of the event loop."""
+        self._loop.soon(callback)
+
+    def check_aside(self, credentials: object, callback: object) -> None:
+        """Check credentials in a thread; `callback(identity, error)` in the event loop."""
+        self._loop.aside(self.gate, credentials, callback)
 
     def __dealloc__(self):
         free(self.buffer)

@@ -1,0 +1,2 @@
+class WebsocketLayer: pass
+class Stacked: pass
