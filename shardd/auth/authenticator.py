@@ -63,6 +63,7 @@ class Identity:
     expires_at: float | None = None  # unix seconds
     expiry_text: str = errors.ERR_USER_EXPIRED
     is_system: bool = False
+    is_nkey: bool = False  # the log says so
 
 
 class Verdict(enum.Enum):
@@ -246,6 +247,7 @@ class Authenticator:
             key=user.key,
             permissions=user.permissions,
             account_limits=self._limits.get(user.account, AccountLimits()),
+            is_nkey=bool(user.nkey),
             is_system=bool(user.account) and user.account == self._config.system_account,
         )
 

@@ -1,3 +1,7 @@
 class OperatorAuthority:
-    def __init__(self, mode, now): pass
-def accounts_of(config): return ()
+    def __init__(self, mode, now):
+        pass
+
+
+def accounts_of(config):
+    return ()

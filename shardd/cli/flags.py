@@ -61,6 +61,14 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("pid", "P"), Kind.TEXT, "File to write the process id to", "file"),
         Flag(("client_advertise",), Kind.TEXT, "Address to tell clients", "host[:port]"),
         Flag(("ports_file_dir",), Kind.TEXT, "Directory for a file with the ports in use", "dir"),
+        Flag(("config", "c"), Kind.TEXT, "Configuration file", "file"),
+        Flag(("t",), Kind.BOOLEAN, "Test the configuration and exit"),
+        Flag(
+            ("signal", "sl"),
+            Kind.TEXT,
+            "Send a signal to a running server (stop, quit, term, reopen, reload, ldm)",
+            "signal[=pid]",
+        ),
         Flag(("workers",), Kind.INTEGER, "Worker processes (default: one per core)", "count"),
         Flag(("pin",), Kind.BOOLEAN, "Pin each worker to a core (default: false)"),
         Flag(("set",), Kind.TEXT, "One setting under its configuration name", "key=value"),
@@ -75,6 +83,18 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("DV",), Kind.BOOLEAN, "Debug and trace", stands_for=("debug", "trace")),
         Flag(("DVV",), Kind.BOOLEAN, "The same as -DV", stands_for=("debug", "trace")),
     ),
+    "Authorization Options": (
+        Flag(("user",), Kind.TEXT, "User required for connections", "user"),
+        Flag(("pass",), Kind.TEXT, "Password required for connections", "password"),
+        Flag(("auth",), Kind.TEXT, "Authorization token required for connections", "token"),
+    ),
+    "TLS Options": (
+        Flag(("tls",), Kind.BOOLEAN, "Enable TLS, do not verify clients (default: false)"),
+        Flag(("tlscert",), Kind.TEXT, "Server certificate file", "file"),
+        Flag(("tlskey",), Kind.TEXT, "Private key for the server certificate", "file"),
+        Flag(("tlsverify",), Kind.BOOLEAN, "Enable TLS, verify client certificates"),
+        Flag(("tlscacert",), Kind.TEXT, "Client certificate authority for verification", "file"),
+    ),
     "Common Options": (
         Flag(("help", "h"), Kind.BOOLEAN, "Show this text"),
         Flag(("version", "v"), Kind.BOOLEAN, "Show the version"),
@@ -83,9 +103,6 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
 
 # nats-server's flags that this version refuses. The text says what they would be for.
 NOT_SERVED: Final = (
-    Flag(("config", "c"), Kind.TEXT, "configuration file"),
-    Flag(("t",), Kind.BOOLEAN, "configuration test"),
-    Flag(("signal", "sl"), Kind.TEXT, "signals by command line"),
     Flag(("http_port", "m"), Kind.INTEGER, "monitoring"),
     Flag(("https_port", "ms"), Kind.INTEGER, "monitoring"),
     Flag(("syslog", "s"), Kind.BOOLEAN, "syslog"),
@@ -94,14 +111,6 @@ NOT_SERVED: Final = (
     Flag(("max_traced_msg_len",), Kind.INTEGER, "shortened traces"),
     Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),
-    Flag(("user",), Kind.TEXT, "authorization"),
-    Flag(("pass",), Kind.TEXT, "authorization"),
-    Flag(("auth",), Kind.TEXT, "authorization"),
-    Flag(("tls",), Kind.BOOLEAN, "TLS"),
-    Flag(("tlscert",), Kind.TEXT, "TLS"),
-    Flag(("tlskey",), Kind.TEXT, "TLS"),
-    Flag(("tlsverify",), Kind.BOOLEAN, "TLS"),
-    Flag(("tlscacert",), Kind.TEXT, "TLS"),
     Flag(("help_tls",), Kind.BOOLEAN, "TLS"),
     Flag(("routes",), Kind.TEXT, "clustering"),
     Flag(("cluster",), Kind.TEXT, "clustering"),

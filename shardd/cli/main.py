@@ -3,15 +3,17 @@
 Every failure is one line on standard error, `shardd: ...`, and exit code 1.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import Final
 
 import click
 
-from shardd.cli import commands, start
+from shardd.cli import commands, signals, start
 from shardd.errors import ExitCode, InternalError, ShardError
 from shardd.version import SHARDD_VERSION
 
+_GROUP_FLAGS: Final = ("-h", "--help", "-v", "--version")
 INTERRUPTED: Final = 130  # as a shell reports SIGINT
 
 
@@ -29,6 +31,7 @@ def group(context: click.Context) -> None:
 
 
 group.add_command(start.command)
+group.add_command(signals.command)
 group.add_command(commands.pub)
 group.add_command(commands.sub)
 group.add_command(commands.request)
@@ -36,9 +39,16 @@ group.add_command(commands.reply)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code."""
+    """Runs the command line and returns the exit code.
+
+    Flags without a command are those of `start`, so that a unit file made for nats-server needs no
+    more than another program's name.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0].startswith("-") and words[0] not in _GROUP_FLAGS:
+        words.insert(0, "start")
     try:
-        code = group.main(argv, prog_name="shardd", standalone_mode=False)
+        code = group.main(words, prog_name="shardd", standalone_mode=False)
     except ShardError as error:
         click.echo(f"shardd: {error}", err=True)
         is_ours = isinstance(error, InternalError)

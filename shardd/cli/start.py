@@ -1,10 +1,12 @@
-"""`shardd start`: flags to a `Config`, then the supervisor.
+"""`shardd start`: a file and flags to a `Config`, then the supervisor.
 
+What a flag says holds over what the file says (sheet 13.3), also when the file is read anew.
 Everything heavy is imported by the supervisor and the workers, after the flags have been read.
 """
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -12,11 +14,20 @@ import click
 from shardd.cli import flags
 from shardd.cli.flags import FlagError, Kind
 from shardd.config.core import Config
-from shardd.errors import ConfigError
+from shardd.config.load import Loaded, load_file, load_setting
+from shardd.config.model import Authorization
+from shardd.errors import ConfigError, ExitCode
 from shardd.version import SHARDD_VERSION
 
 # Flags whose name is not that of the field which they set.
 _FIELDS: Final = {"addr": "host", "name": "server_name", "pid": "pid_file", "log": "log_file"}
+# Flags that set no field by themselves.
+_OTHERS: Final = frozenset(
+    (
+        *("set", "config", "t", "signal", "user", "pass", "auth"),
+        *("tls", "tlscert", "tlskey", "tlsverify", "tlscacert"),
+    )
+)
 _TYPES: Final = {Kind.BOOLEAN: click.BOOL, Kind.INTEGER: click.INT, Kind.TEXT: click.STRING}
 
 
@@ -42,31 +53,112 @@ class StartCommand(click.Command):
 
 
 def build_config(options: Mapping[str, Any]) -> Config:
-    """The checked configuration: `--set` first, the other flags over it."""
-    config = Config()
-    for setting in options.get("set", ()):
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f'--set takes KEY=VALUE, not "{setting}"')
-        config = config.with_setting(key.strip(), value.strip())
-    given = {
-        _FIELDS.get(name, name): value
-        for name, value in options.items()
-        if name != "set" and value is not None
-    }
-    config = replace(config, **given)
+    """The checked configuration: the file first, `--set` over it, the other flags over both."""
+    file = options.get("config")
+    config = _with_flags(load_file(file) if file else None, options)
     config.validate()
     return config
 
 
+def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
+    fields: dict[str, Any] = dict(loaded.fields) if loaded is not None else {}
+    for setting in options.get("set", ()):
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f'--set takes KEY=VALUE, not "{setting}"')
+        fields.update(load_setting(key.strip(), value.strip()))
+    fields.update(
+        {
+            _FIELDS.get(name, name): value
+            for name, value in options.items()
+            if name not in _OTHERS and value is not None
+        }
+    )
+    fields.update(_access(options))
+    fields.update(_encryption(options, fields))
+    return Config(**fields)
+
+
+def _access(options: Mapping[str, Any]) -> dict[str, Any]:
+    """One user, or a token, instead of whatever the file says."""
+    user, password, token = (options.get(name) or "" for name in ("user", "pass", "auth"))
+    if not (user or password or token):
+        return {}
+    if (user or password) and token:
+        raise ConfigError("Cannot have a user/pass and token")
+    return {"authorization": Authorization(user=user, password=password, token=token), "users": ()}
+
+
+def _encryption(options: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """TLS by flags, over what the file says of it."""
+    names = ("tlscert", "tlskey", "tlscacert")
+    certificate, key, authority = (options.get(name) or "" for name in names)
+    verify = bool(options.get("tlsverify"))
+    if not (options.get("tls") or verify or certificate or key or authority):
+        return {}
+    from shardd.config.listeners import tls_from_files
+    from shardd.config.tree import Place
+
+    if fields.get("tls") is not None and not (certificate or key or authority):
+        return {"tls": dataclasses.replace(fields["tls"], verify=verify or fields["tls"].verify)}
+    if not certificate or not key:
+        missing = "key" if certificate else "certificate"
+        raise ConfigError(f"TLS Server {missing} must be present and valid")
+    place = Place("--tlscert", 0, 0)
+    return {
+        "tls": tls_from_files(
+            certificate, key, authority, verify, lambda path: Path(path).read_bytes(), place
+        )
+    }
+
+
+def _check(options: Mapping[str, Any]) -> int:
+    """`-t`: says whether the file is valid, and starts nothing."""
+    file = options.get("config")
+    if not file:
+        raise ConfigError("must specify file to validate with -t: shardd start -c FILE -t")
+    loaded = load_file(file)
+    if loaded.conversions:
+        raise ConfigError(loaded.conversions[0])
+    config = _with_flags(loaded, options)
+    _check_contexts(config)
+    digest = loaded.config.config_digest
+    click.echo(f"shardd: configuration file {file} is valid ({digest})", err=True)
+    return ExitCode.CLEAN
+
+
+def _check_contexts(config: Config) -> None:
+    """What only the libraries can tell: certificates, suites and claims that fit together."""
+    from shardd.auth.operator import accounts_of
+    from shardd.tls import server_context
+
+    websocket = config.websocket
+    for tls in (config.tls, websocket.tls if websocket is not None else None):
+        if tls is not None:
+            server_context(tls)
+    accounts_of(config)
+
+
 def start(**options: Any) -> int:
     """Runs the server in the foreground until it is told to stop."""
-    config = build_config(options)
+    if options.get("signal"):
+        from shardd.cli import signals
+
+        return signals.send(options["signal"])
+    if options.get("t"):
+        return _check(options)
+
+    def read() -> Config:
+        config = build_config(options)
+        _check_contexts(config)
+        return config
+
+    config = read()
     from shardd import log, supervisor
     from shardd.worker.main import run as worker_main
 
     log.configure(config, "supervisor")
-    return supervisor.run(config, worker_main)
+    return supervisor.run(config, worker_main, read if options.get("config") else None)
 
 
 command: Final = StartCommand(

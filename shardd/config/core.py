@@ -1,16 +1,16 @@
 """The configuration object: one frozen `Config`, whoever made it.
 
-Values come from flags, from `--set KEY=VALUE` and, in tests, from keywords. A `Config` holds what
-is in force: what nats-server reads as "use the default" (a port of 0, a max_payload of 0, an empty
-name) is replaced when the object is made, so no reader has to think of it. `validate` checks what
-has to hold before a server may start and names the setting that does not.
+Values come from a file, from flags, from `--set KEY=VALUE` and, in tests, from keywords. A `Config`
+holds what is in force: what nats-server reads as "use the default" (a port of 0, a max_payload of
+0, an empty name) is replaced when the object is made, so no reader has to think of it. `validate`
+checks what has to hold before a server may start and names the setting that does not.
 """
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from shardd import limits
 from shardd.config.model import (
@@ -28,7 +28,7 @@ from shardd.config.model import (
     Websocket,
 )
 from shardd.errors import ConfigError
-from shardd.values import parse_boolean, parse_duration, parse_size, split_host_port
+from shardd.values import split_host_port
 
 PORT_ANY: Final = -1  # the operating system chooses
 _PORT_MAX: Final = 65_535
@@ -146,24 +146,13 @@ class Config:
             return host, port
         return split_host_port(self.client_advertise, port)
 
-    def with_setting(self, key: str, value: str) -> "Config":
-        """The same configuration with one setting read from text, under nats-server's key names."""
-        setting = _SETTINGS.get(key.lower())
-        if setting is None:
-            if key.lower() in _NOT_SERVED:
-                raise ConfigError(f"{key}: this version of shardd does not serve this setting")
-            raise ConfigError(f'unknown setting "{key}"')
-        try:
-            return dataclasses.replace(self, **setting(value))
-        except ValueError as error:
-            raise ConfigError(f"{key}: {error}") from None
-
     def validate(self) -> None:
         """Raises ConfigError, one line, for the first thing that cannot be."""
         self._validate_address()
         self._validate_processes()
         self._validate_limits()
         self._validate_times()
+        self._validate_users()
 
     def _validate_address(self) -> None:
         if self.port != PORT_ANY:
@@ -217,6 +206,28 @@ class Config:
             if not seconds > 0:
                 raise ConfigError(f"{key}: must be positive")
 
+    def _validate_users(self) -> None:
+        """What names a user has to name one that exists."""
+        known = {user.key for user in self.users}
+        names = {"no_auth_user": self.no_auth_user}
+        if self.websocket is not None:
+            names["websocket.no_auth_user"] = self.websocket.no_auth_user
+        if self.unix is not None:
+            names |= {
+                f"listen_unix user of uid {uid}": name for uid, name in self.unix.users.items()
+            }
+        for key, name in names.items():
+            if name and name not in known and self.operator is None:
+                raise ConfigError(
+                    f'{key}: "{name}" not present as user in authorization block or account'
+                    " configuration"
+                )
+        websocket = self.websocket
+        if websocket is not None and websocket.tls is None and not websocket.is_plain:
+            raise ConfigError("websocket requires TLS configuration (or no_tls: true)")
+        if self.unix is not None and not self.unix.path:
+            raise ConfigError("listen_unix: needs a path")
+
 
 def _require_range(key: str, value: int, lowest: int, highest: int, note: str = "") -> None:
     if not lowest <= value <= highest:
@@ -250,82 +261,4 @@ _EMPTY_IS_NONE: Final = (
     "log_file",
     "pid_file",
     "ports_file_dir",
-)
-
-Setting = Callable[[str], dict[str, Any]]  # a value's text to the fields that it sets
-
-
-def _setting(field: str, parse: Callable[[str], object]) -> Setting:
-    return lambda text: {field: parse(text)}
-
-
-def _listen(text: str) -> dict[str, Any]:
-    """`listen` takes a port alone, or host and port."""
-    host, colon, port = text.rpartition(":")
-    if not colon or host.endswith(":"):  # "4222", or a bare IPv6 address
-        return {"port": parse_size(text)}
-    return {"host": host, "port": parse_size(port)} if host else {"port": parse_size(port)}
-
-
-def _trace_verbose(text: str) -> dict[str, Any]:
-    """There is no system account whose traffic it could add, so it only switches tracing on."""
-    return {"trace": True} if parse_boolean(text) else {}
-
-
-def _workers(text: str) -> dict[str, Any]:
-    return {"workers": None if text.lower() == "auto" else parse_size(text)}
-
-
-_SETTINGS: Final[Mapping[str, Setting]] = {
-    "listen": _listen,
-    "host": _setting("host", str),
-    "net": _setting("host", str),
-    "port": _setting("port", parse_size),
-    "server_name": _setting("server_name", str),
-    "client_advertise": _setting("client_advertise", str),
-    "debug": _setting("debug", parse_boolean),
-    "trace": _setting("trace", parse_boolean),
-    "trace_verbose": _trace_verbose,
-    "logtime": _setting("logtime", parse_boolean),
-    "logtime_utc": _setting("logtime_utc", parse_boolean),
-    "log_file": _setting("log_file", str),
-    "logfile": _setting("log_file", str),
-    "pid_file": _setting("pid_file", str),
-    "pidfile": _setting("pid_file", str),
-    "ports_file_dir": _setting("ports_file_dir", str),
-    "max_connections": _setting("max_connections", parse_size),
-    "max_conn": _setting("max_connections", parse_size),
-    "max_payload": _setting("max_payload", parse_size),
-    "max_pending": _setting("max_pending", parse_size),
-    "max_control_line": _setting("max_control_line", parse_size),
-    "max_subscriptions": _setting("max_subscriptions", parse_size),
-    "max_subs": _setting("max_subscriptions", parse_size),
-    "max_subscription_tokens": _setting("max_subscription_tokens", parse_size),
-    "max_sub_tokens": _setting("max_subscription_tokens", parse_size),
-    "ping_interval": _setting("ping_interval_s", parse_duration),
-    "ping_max": _setting("ping_max", parse_size),
-    "write_deadline": _setting("write_deadline_s", parse_duration),
-    "authorization.timeout": _setting("auth_timeout_s", parse_duration),
-    "auth_timeout": _setting("auth_timeout_s", parse_duration),
-    "no_header_support": _setting("no_header_support", parse_boolean),
-    "no_fast_producer_stall": _setting("no_fast_producer_stall", parse_boolean),
-    # shardd's own
-    "workers": _workers,
-    "pin": _setting("pin", parse_boolean),
-    "balance": _setting("balance", parse_boolean),
-    "ring_size": _setting("ring_bytes", parse_size),
-    "heartbeat_silence": _setting("heartbeat_silence_s", parse_duration),
-}
-
-# nats-server's settings that a user may try and that deserve a better answer than "unknown".
-_NOT_SERVED: Final = frozenset(
-    (
-        "trace_headers log_size_limit log_max_num syslog remote_syslog prof_port"
-        " http https http_port monitor_port https_port http_base_path max_traced_msg_len"
-        " max_closed_clients write_timeout lame_duck_duration lame_duck_grace_period no_auth_user"
-        " system_account system no_system_account disable_sublist_cache proxy_protocol proxies"
-        " connect_error_reports reconnect_error_reports server_tags server_metadata feature_flags"
-        " mappings maps accounts allow_non_tls authorization tls cluster gateway leafnodes leaf"
-        " jetstream websocket mqtt operator resolver resolver_preload include"
-    ).split()
 )

@@ -251,7 +251,8 @@ class Websocket:
     host: str = "0.0.0.0"
     port: int = 0
     advertise: str = ""
-    tls: Tls | None = None  # None: `no_tls`
+    tls: Tls | None = None
+    is_plain: bool = False  # `no_tls`: without it TLS has to be configured
     compression: bool = False
     same_origin: bool = False
     allowed_origins: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ class Entry:
     key: str  # as written
     value: Value
     place: Place
+    is_variable: bool = False  # some value refers to it: then it need not be a setting
 
 
 @dataclass(slots=True)

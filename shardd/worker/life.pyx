@@ -186,6 +186,15 @@ cdef class Life(Reader):
 
     # --- who it is -----------------------------------------------------------------------------
 
+    def __str__(self) -> str:
+        """How the log names a client, its user behind it (sheet 13.6)."""
+        text = Reader.__str__(self)
+        if self.admission is not None and self.admission.identity.user:
+            identity = self.admission.identity
+            kind = "nkey" if identity.is_nkey else "user"
+            text += f' - "{identity.account}/{kind}:{identity.user}"'
+        return text
+
     cdef int connect(self, Operation* operation) except -1:
         """CONNECT, the first one or another one (sheet 2.2, 2.3)."""
         cdef Shared shared = self.shared
@@ -246,11 +255,13 @@ cdef class Life(Reader):
     cdef int _let_in(self, object identity) except -1:
         """Become this user. Raises ProtocolError when there is no room for it."""
         cdef Shared shared = self.shared
-        cdef object admission = shared.gate.admit(identity)
-        if self.admission is not None:
+        cdef object previous = self.admission
+        if self.is_connected or (previous is not None and previous.identity != identity):
             self.remove_all()
-            shared.gate.leave(self.admission)
-        self._apply(admission)
+        if previous is not None:
+            shared.gate.leave(previous)
+            self.admission = None
+        self._apply(shared.gate.admit(identity))
 
     def _apply(self, object admission) -> None:
         """Copy what the hot path needs to know of its user."""
@@ -289,9 +300,7 @@ cdef class Life(Reader):
         self.headers = options.headers and shared.has_headers
         self.limits.headers = self.headers
         self.no_responders = options.no_responders and self.headers
-        if self.is_connected:
-            self.remove_all()
-        else:
+        if not self.is_connected:
             self.is_connected = True
             self.rtt_ms = shared.poller.now_ms - self.started_ms
             self._ping_at_ms = shared.poller.now_ms + <uint64_t>(
@@ -472,7 +481,7 @@ cdef class Life(Reader):
         self.shared.connections.pop(self.client_id, None)
         self.shared.counters.connections -= 1
         if text is not None or detail:
-            log.error("%s - %s", self, text or detail)
+            log.error("%s - %s", self, detail or text)
         log.debug("%s - Client connection closed: %s", self, reason.text)
 
     cdef int _hang_up(self) except -1:

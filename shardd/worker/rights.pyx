@@ -66,8 +66,9 @@ cdef class Rights(Receiver):
         subject = operation.subject[:operation.subject_len]
         queue = operation.queue[:operation.queue_len] if operation.queue_len else None
         text = session.subscribe_violation(subject, queue)
-        log.error("%s - Subscription Violation - %s, SID %s", self, text,
-                  session.quote(operation.sid[:operation.sid_len]))
+        log.error("%s - Subscription Violation - Subject %s%s, SID %s", self,
+                  session.quote(subject), f", Queue: {session.quote(queue)}" if queue else "",
+                  session.quote(operation.sid[:operation.sid_len])[1:-1])
         self.refuse(text)
         return False
 

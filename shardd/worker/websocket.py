@@ -1,2 +1,6 @@
-class WebsocketLayer: pass
-class Stacked: pass
+class WebsocketLayer:
+    pass
+
+
+class Stacked:
+    pass
