@@ -73,6 +73,13 @@ PERMISSION_CACHE_BYTES_MAX: Final = 4 * 1_048_576
 # Replies that one connection may publish because it was asked (precedent: nats-server's bound).
 REPLY_GRANTS_MAX: Final = 4096
 
+# Subjects that a mapping or an import was worked out for, per account or subscription.
+MAPPED_SUBJECTS_MAX: Final = 4096
+# Requests to imported services that wait for a response, per process, and for how long
+# (nats-server's default threshold).
+PENDING_RESPONSES_MAX: Final = 65_536
+RESPONSE_S_MAX: Final = 120.0
+
 # Entries of a snapshot of interest that travel in one message: a few milliseconds of work.
 SNAPSHOT_ENTRIES: Final = 4096
 

@@ -4,4 +4,4 @@ class OperatorAuthority:
 
 
 def accounts_of(config):
-    return ()
+    return config.all_accounts

@@ -128,6 +128,13 @@ class Config:
         )
 
     @property
+    def all_accounts(self) -> tuple[Account, ...]:
+        """The accounts with what they have; the global one among them if it has something."""
+        if not self.mappings:
+            return self.accounts
+        return (Account(name=GLOBAL_ACCOUNT, mappings=self.mappings), *self.accounts)
+
+    @property
     def account_names(self) -> tuple[str, ...]:
         """Every account that exists: the global one first, the system account if there is one."""
         names = [GLOBAL_ACCOUNT, self.system_account, *(each.name for each in self.accounts)]

@@ -1,15 +1,584 @@
 # cython: language_level=3str
+"""Accounts beyond plain subjects: mappings, imported streams, imported services (sheet 9).
+
+An account without any of these has no `Space`, and its clients publish straight into the
+dispatcher.
+
+A mapping changes a message's subject before it is routed. An imported stream makes, for each
+subscription that it concerns, a second one in the exporting account, which delivers through the
+first under the subject that the importer knows. An imported service sends a request on into the
+exporting account with a reply of our own; the response comes in at an inbox there and goes to the
+original reply. Imports are known to every process and announced by none: a request is sent on by
+the process that its publisher is connected to, once. The inboxes are ordinary subscriptions, so
+that a responder on any process finds its way.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from shardd import limits
+from shardd.config import model
+from shardd.router.transform import Transform, intersection, matches
+
 from shardd.router.dispatch cimport Dispatcher
-from shardd.router.frame cimport Message
-from shardd.router.sublist cimport Subscriber
+from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
+from shardd.router.sublist cimport Subscriber, Subscription
+
+WORKED_OUT_MAX = limits.MAPPED_SUBJECTS_MAX
+PENDING_MAX = limits.PENDING_RESPONSES_MAX
+RESPONSE_MS_MAX = int(limits.RESPONSE_S_MAX * 1000)
+
+cdef enum:
+    # Services that call services that call services: beyond this it is a circle.
+    DEPTH_MAX = 16
+
+
+@dataclass(slots=True)
+class Service:
+    """One imported service, as the importing account sees it."""
+
+    pattern: list[str]
+    transform: Any  # Transform from here to there
+    account: int  # of the exporter
+    is_single: bool
+    lives_ms: int  # how long a response may take
+
+
+@dataclass(slots=True)
+class StreamRoute:
+    """One imported stream, as the importing account sees it."""
+
+    account: int  # of the exporter
+    source: list[str]  # the pattern there
+    local: list[str]  # and here
+    origin: list[int | None]  # for each token of the source, the one here that it is
+    transform: Any  # Transform from there to here, None: nothing changes
+
+
+@dataclass(slots=True)
+class Pending:
+    """A request that waits for its response."""
+
+    account: int  # of the importer
+    reply: bytes
+    is_single: bool
+    until_ms: int
+    lives_ms: int
+
+
+cdef inline const unsigned char* data(bytes source) noexcept:
+    return <const unsigned char*>PyBytes_AS_STRING(source)
+
+
 @cython.final
 cdef class Space:
+    """One account that has mappings or imports. Touched by its process's event loop only."""
+
+    def __init__(self, Spaces spaces not None, uint32_t account):
+        self.spaces = spaces
+        self.dispatcher = spaces.dispatcher
+        self.account = account
+        self._mappings = []
+        self._mapped = {}
+        self._services = []
+        self._served = {}
+        self.streams = []
+
+    def add_mapping(self, mapping: object, cluster: str) -> None:
+        """Messages to one subject go elsewhere. Raises ValueError."""
+        chosen = [each for each in mapping.destinations if each.cluster == cluster and cluster]
+        chosen = chosen or [each for each in mapping.destinations if not each.cluster]
+        if not chosen:
+            return
+        destinations = []
+        total = 0
+        below = self.spaces.random.randrange
+        for each in chosen:
+            total += each.weight
+            destinations.append((each.weight, Transform(mapping.source, each.subject, below)))
+        if total < 100 and all(each.subject != mapping.source for each in chosen):
+            # What is not given away stays.
+            destinations.append((100 - total, None))
+        self._mappings.append((Transform(mapping.source, mapping.source), destinations))
+        # One subject beats any pattern; else the first that matches counts.
+        self._mappings.sort(key=lambda item: "*" in item[0].source or ">" in item[0].source)
+
+    def add_service(self, service: Service) -> None:
+        self._services.append(service)
+
+    def add_stream(self, route: StreamRoute) -> None:
+        self.streams.append(route)
+
+    # --- publishing ----------------------------------------------------------------------------
+
     cdef int publish(self, Message* message, Subscriber* publisher, bint echo) except -1:
-        return self.dispatcher.publish(message, publisher, echo)
+        cdef bytes mapped
+        if not self._mappings:
+            return self._publish_mapped(message, publisher, echo)
+        mapped = self._map(message.subject[:message.subject_len])
+        if mapped is not None:
+            message.subject = data(mapped)
+            message.subject_len = PyBytes_GET_SIZE(mapped)
+        return self._publish_mapped(message, publisher, echo)
+
+    cdef int _publish_mapped(
+        self, Message* message, Subscriber* publisher, bint echo
+    ) except -1:
+        cdef int takers = self.dispatcher.publish(message, publisher, echo)
+        cdef bytes subject
+        cdef list served
+        if not self._services:
+            return takers
+        subject = message.subject[:message.subject_len]
+        served = self._served.get(subject)
+        if served is None:
+            served = self._find_services(subject)
+        for service, there in served:
+            takers += self._request(service, there, message)
+        return takers
+
+    def _map(self, bytes subject) -> bytes:
+        """Where a message goes instead; None: nowhere else."""
+        cdef list choices = self._mapped.get(subject)
+        if choices is None:
+            choices = self._find_mapping(subject)
+        if not choices:
+            return None
+        if len(choices) == 1 and choices[0][0] >= 100:
+            chosen = choices[0][1]
+        else:
+            pick = self.spaces.random.random() * 100
+            chosen = None
+            for weight, destination in choices:
+                pick -= weight
+                if pick < 0:
+                    chosen = destination
+                    break
+        if chosen is None or isinstance(chosen, bytes):
+            return chosen
+        return chosen.apply(_text(subject)).encode("utf-8", "surrogateescape")
+
+    def _find_mapping(self, bytes subject) -> list:
+        """The destinations of a subject, with their weights; worked out where they always are
+        the same."""
+        text = _text(subject)
+        choices = []
+        for source, destinations in self._mappings:
+            if not source.matches(text):
+                continue
+            for weight, transform in destinations:
+                if transform is None:
+                    choices.append((weight, None))
+                elif transform.is_random:
+                    choices.append((weight, transform))
+                else:
+                    choices.append(
+                        (weight, transform.apply(text).encode("utf-8", "surrogateescape")))
+            break
+        if len(self._mapped) >= WORKED_OUT_MAX:
+            self._mapped.clear()
+        self._mapped[subject] = choices
+        return choices
+
+    def _find_services(self, bytes subject) -> list:
+        text = _text(subject)
+        tokens = text.split(".")
+        served = [
+            (service, service.transform.apply(text).encode("utf-8", "surrogateescape"))
+            for service in self._services if matches(service.pattern, tokens)
+        ]
+        if len(self._served) >= WORKED_OUT_MAX:
+            self._served.clear()
+        self._served[subject] = served
+        return served
+
+    cdef int _request(self, object service, bytes subject, Message* message) except -1:
+        """Send a request on into the exporting account. Returns how many took it."""
+        cdef Spaces spaces = self.spaces
+        cdef Message request = message[0]
+        cdef Space space
+        cdef bytes reply = b""
+        cdef bytes tail
+        cdef int takers
+        if spaces.depth >= DEPTH_MAX:
+            return 0
+        if message.reply_len:
+            reply = spaces.expect(
+                self.account, message.tail[1:1 + message.reply_len], service)
+        tail = rebuilt_tail(message, reply)
+        request.account = service.account
+        request.subject = data(subject)
+        request.subject_len = PyBytes_GET_SIZE(subject)
+        request.flags = message.flags & MESSAGE_HAS_HEADER
+        request.tail = data(tail)
+        request.tail_len = PyBytes_GET_SIZE(tail)
+        request.reply_len = PyBytes_GET_SIZE(reply)
+        request.plain_tail = NULL
+        request.plain_tail_len = 0
+        space = spaces.space(service.account)
+        spaces.depth += 1
+        try:
+            if space is None:
+                takers = self.dispatcher.publish(&request, NULL, True)
+            else:
+                takers = space.publish(&request, NULL, True)
+        finally:
+            spaces.depth -= 1
+        if takers == 0 and reply:
+            spaces.forget(reply)
+        return takers
+
+    # --- subscribing ---------------------------------------------------------------------------
+
+    cdef list shadow(self, Subscription* subscription, bytes subject, bytes queue):
+        cdef list shadows = []
+        cdef Shadow shadow
+        tokens = _text(subject).split(".")
+        for route in self.streams:
+            shared = intersection(tokens, route.local)
+            if shared is None:
+                continue
+            there = _reversed(route, shared)
+            shadow = Shadow(self.dispatcher, route.transform)
+            shadow.begin(subscription, route.account, there, queue)
+            shadows.append(shadow)
+        return shadows or None
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Shadow:
+    """One imported part of one subscription. Ends with it, by `end`."""
+
+    def __init__(self, Dispatcher dispatcher not None, object transform):
+        self.dispatcher = dispatcher
+        self._transform = transform
+        self._subjects = {}
+        self._subscriber.owner = <void*>self
+        self._subscriber.deliver = _deliver_shadow
+        self._subscriber.expire = _expire_shadow
+
+    def __dealloc__(self):
+        if self._own != NULL:
+            self.dispatcher.sublist.remove(self._own)
+
+    cdef int begin(
+        self, Subscription* parent, uint32_t account, bytes subject, bytes queue
+    ) except -1:
+        self._parent = parent
+        self._own = self.dispatcher.sublist.insert(
+            account, data(subject), PyBytes_GET_SIZE(subject),
+            data(queue) if queue is not None else NULL,
+            PyBytes_GET_SIZE(queue) if queue is not None else 0,
+            self._parent.sid, self._parent.sid_len, &self._subscriber)
+        self._own.max_deliveries = self._parent.max_deliveries
+
+    cdef int deliver(self, Message* message) except -1:
+        """Hand a message to the importing subscription under the importer's subject."""
+        cdef Message local
+        cdef bytes subject
+        if self._parent.is_removed:
+            return 0
+        if self._transform is None:
+            return self._parent.subscriber.deliver(
+                self._parent.subscriber.owner, self._parent, message)
+        there = message.subject[:message.subject_len]
+        subject = self._subjects.get(there)
+        if subject is None:
+            subject = self._transform.apply(_text(there)).encode("utf-8", "surrogateescape")
+            if len(self._subjects) >= WORKED_OUT_MAX:
+                self._subjects.clear()
+            self._subjects[there] = subject
+        local = message[0]
+        local.subject = data(subject)
+        local.subject_len = PyBytes_GET_SIZE(subject)
+        return self._parent.subscriber.deliver(
+            self._parent.subscriber.owner, self._parent, &local)
+
+    cdef int end(self) except -1:
+        if self._own != NULL:
+            self.dispatcher.sublist.remove(self._own)
+            self._own = NULL
+
+    cdef int limit(self, uint64_t max_deliveries) except -1:
+        """The subscription ends after so many deliveries."""
+        if self._own != NULL:
+            self._own.max_deliveries = max_deliveries
+
+
+cdef int _deliver_shadow(void* owner, Subscription* subscription, Message* message) except -1:
+    return (<Shadow>owner).deliver(message)
+
+
+cdef int _expire_shadow(void* owner, Subscription* subscription) except -1:
+    return (<Shadow>owner).end()
+
+
+@cython.final
+@cython.no_gc_clear
+cdef class Inbox:
+    """Takes the responses to this process's requests in one exporting account."""
+
+    def __init__(self, Spaces spaces not None, uint32_t account):
+        cdef bytes subject = spaces.prefix + b"*"
+        self.spaces = spaces
+        self._subscriber.owner = <void*>self
+        self._subscriber.deliver = _deliver_inbox
+        self._subscriber.expire = _expire_inbox
+        self._own = spaces.dispatcher.sublist.insert(
+            account, data(subject), PyBytes_GET_SIZE(subject), NULL, 0, b"1", 1,
+            &self._subscriber)
+
+    def __dealloc__(self):
+        if self._own != NULL:
+            self.spaces.dispatcher.sublist.remove(self._own)
+
+    cdef int deliver(self, Message* message) except -1:
+        return self.spaces.respond(message)
+
+    cdef int end(self) except -1:
+        if self._own != NULL:
+            self.spaces.dispatcher.sublist.remove(self._own)
+            self._own = NULL
+
+
+cdef int _deliver_inbox(void* owner, Subscription* subscription, Message* message) except -1:
+    return (<Inbox>owner).deliver(message)
+
+
+cdef int _expire_inbox(void* owner, Subscription* subscription) except -1:
+    return 0
+
+
 @cython.final
 cdef class Spaces:
-    def __init__(self, dispatcher, seed, index):
+    """All accounts of one process that have mappings or imports.
+
+    Args:
+        dispatcher: of the process.
+        seed: for weights.
+        prefix: what no other process's replies begin with, for those of this one: one token.
+    """
+
+    def __init__(self, Dispatcher dispatcher not None, uint64_t seed, bytes prefix not None):
+        self.dispatcher = dispatcher
+        self.random = random.Random(seed)
+        self.prefix = b"_R_." + prefix + b"."
         self._spaces = {}
-    def apply(self, accounts, ids): pass
-    def space(self, account): return None
+        self._inboxes = {}
+        self._pending = {}
+
+    cpdef Space space(self, uint32_t account):
+        """The account's, None when it has neither mappings nor imports."""
+        return self._spaces.get(account)
+
+    def apply(self, accounts: object, ids: object, cluster: str = "") -> None:
+        """Serve these accounts from now on. Requests that wait for a response still get it; what
+        clients subscribed to before has to be subscribed to again.
+
+        Raises:
+            ValueError: a mapping or an import cannot be.
+        """
+        spaces = {}
+        exporters = set()
+        exports = {account.name: account.exports for account in accounts}
+        for account in accounts:
+            if not account.mappings and not account.imports:
+                continue
+            number = ids[account.name]
+            space = spaces[number] = Space(self, number)
+            for mapping in account.mappings:
+                space.add_mapping(mapping, cluster)
+            for each in account.imports:
+                exporter = ids[each.account]
+                if isinstance(each, model.StreamImport):
+                    space.add_stream(_stream_route(each, exporter))
+                else:
+                    space.add_service(
+                        _service(each, exporter, exports.get(each.account, ())))
+                    exporters.add(exporter)
+        self._spaces = spaces
+        for account in [each for each in self._inboxes if each not in exporters]:
+            (<Inbox>self._inboxes.pop(account)).end()
+        for account in exporters:
+            if account not in self._inboxes:
+                self._inboxes[account] = Inbox(self, account)
+
+    def expect(self, uint32_t account, bytes reply, service: Service) -> bytes:
+        """A reply of our own for a request; its response goes to `reply` in `account`."""
+        if len(self._pending) >= PENDING_MAX:
+            del self._pending[next(iter(self._pending))]
+        self._number += 1
+        own = self.prefix + b"%x" % self._number
+        self._pending[own] = Pending(
+            account, reply, service.is_single, self.now_ms + service.lives_ms, service.lives_ms)
+        return own
+
+    def forget(self, bytes reply) -> None:
+        """Nobody took the request."""
+        self._pending.pop(reply, None)
+
+    cdef int respond(self, Message* message) except -1:
+        """A response has come: publish it to the original reply."""
+        cdef bytes own = message.subject[:message.subject_len]
+        cdef Message response
+        cdef bytes tail
+        cdef bytes reply
+        pending = self._pending.get(own)
+        if pending is None:
+            return 0
+        if pending.is_single:
+            del self._pending[own]
+        else:
+            pending.until_ms = self.now_ms + pending.lives_ms
+        reply = pending.reply
+        tail = rebuilt_tail(message, b"")
+        response = message[0]
+        response.account = pending.account
+        response.subject = data(reply)
+        response.subject_len = PyBytes_GET_SIZE(reply)
+        response.flags = message.flags & MESSAGE_HAS_HEADER
+        response.tail = data(tail)
+        response.tail_len = PyBytes_GET_SIZE(tail)
+        response.reply_len = 0
+        response.plain_tail = NULL
+        response.plain_tail_len = 0
+        self.dispatcher.publish(&response, NULL, True)
+        return 1
+
+    def tick(self, uint64_t now_ms) -> None:
+        """Take the time; responses that did not come in theirs are not waited for any more."""
+        self.now_ms = now_ms
+        if self._pending:
+            late = [own for own, each in self._pending.items() if each.until_ms <= now_ms]
+            for own in late:
+                del self._pending[own]
+
+    def pending(self) -> int:
+        """Requests that wait for a response."""
+        return len(self._pending)
+
+    def close(self) -> None:
+        """End every subscription of its own."""
+        for inbox in self._inboxes.values():
+            (<Inbox>inbox).end()
+        self._inboxes.clear()
+
+
+cdef bytes rebuilt_tail(const Message* message, bytes reply):
+    """The tail of a message with another reply."""
+    cdef size_t room = tail_room(PyBytes_GET_SIZE(reply), message.total_len)
+    cdef bytes tail = PyBytes_FromStringAndSize(NULL, room)
+    cdef size_t length = write_tail(
+        <unsigned char*>PyBytes_AS_STRING(tail), data(reply), PyBytes_GET_SIZE(reply),
+        (message.flags & MESSAGE_HAS_HEADER) != 0, message.header_len,
+        message.tail + message.tail_len - 2 - message.total_len, message.total_len)
+    return tail[:length]
+
+
+def _text(subject: bytes) -> str:
+    return subject.decode("utf-8", "surrogateescape")
+
+
+def _service(each: object, account: int, exports: object) -> Service:
+    """An import of a service, with what its export says of responses."""
+    export = next(
+        (item for item in exports if isinstance(item, model.ServiceExport)
+         and intersection(item.subject.split("."), each.subject.split(".")) is not None), None)
+    here = each.to or each.subject
+    is_single = export is None or export.response is model.ResponseType.SINGLETON
+    threshold_s = export.threshold_s if export is not None else 0.0
+    return Service(
+        pattern=_pattern(here).split("."),
+        transform=Transform(_pattern(here), _destination(here, each.subject)),
+        account=account,
+        is_single=is_single,
+        lives_ms=int(threshold_s * 1000) or RESPONSE_MS_MAX,
+    )
+
+
+def _stream_route(each: object, account: int) -> StreamRoute:
+    source = each.subject
+    here = each.to or (f"{each.prefix.rstrip('.')}.{source}" if each.prefix else source)
+    local = _pattern(here)
+    # Which wildcard of the source each token here is.
+    wildcards = [i for i, token in enumerate(source.split(".")) if token == "*"]
+    origin: list = [None] * len(source.split("."))
+    counted = 0
+    for index, token in enumerate(here.split(".")):
+        if token == "*":
+            number = counted
+            counted += 1
+        else:
+            number = _wildcard_number(token)
+        if number is not None and number < len(wildcards):
+            origin[wildcards[number]] = index
+    return StreamRoute(
+        account=account,
+        source=source.split("."),
+        local=local.split("."),
+        origin=origin,
+        transform=None if here == source else Transform(source, here),
+    )
+
+
+def _reversed(route: StreamRoute, shared: list) -> bytes:
+    """The pattern in the exporting account for a part of what it looks like here."""
+    tokens = []
+    for index, token in enumerate(route.source):
+        if token == "*" and route.origin[index] is not None and (
+            route.origin[index] < len(shared)
+        ):
+            tokens.append(shared[route.origin[index]])
+        elif token == ">":
+            tail = shared[len(route.local) - 1:] if route.local[-1] == ">" else [">"]
+            tokens += tail or [">"]
+        else:
+            tokens.append(token)
+    return ".".join(tokens).encode("utf-8", "surrogateescape")
+
+
+def _wildcard_number(token: str) -> int | None:
+    """Which wildcard a token stands for, from 0; None: none."""
+    text = token.replace(" ", "")
+    if text.startswith("$") and text[1:].isdigit():
+        return int(text[1:]) - 1
+    if text.lower().startswith("{{wildcard(") and text.endswith(")}}"):
+        return int(text[11:-3]) - 1
+    return None
+
+
+def _pattern(text: str) -> str:
+    """A subject with placeholders as a plain pattern."""
+    return ".".join(
+        "*" if _wildcard_number(token) is not None else token for token in text.split("."))
+
+
+def _destination(here: str, there: str) -> str:
+    """The exporter's subject as a destination of the importer's pattern: its wildcards are filled
+    with what the importer's placeholders of the same number matched."""
+    numbers = []
+    counted = 0
+    for token in here.split("."):
+        number = _wildcard_number(token)
+        if number is None and token == "*":
+            number = counted
+            counted += 1
+        if number is not None:
+            numbers.append(number)
+    tokens = []
+    seen = 0
+    for token in there.split("."):
+        if token == "*":
+            place = numbers.index(seen) + 1 if seen in numbers else seen + 1
+            tokens.append(f"${place}")
+            seen += 1
+        else:
+            tokens.append(token)
+    return ".".join(tokens)

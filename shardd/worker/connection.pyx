@@ -198,7 +198,7 @@ cdef class Connection(Life):
         subscription = self.find(operation.sid, operation.sid_len)
         if subscription != NULL:
             if operation.max_deliveries > <int64_t>subscription.delivered:
-                subscription.max_deliveries = <uint64_t>operation.max_deliveries
+                self.limit(subscription, <uint64_t>operation.max_deliveries)
             else:
                 self.remove(subscription)
         if self.verbose:

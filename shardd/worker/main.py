@@ -158,7 +158,10 @@ class Worker:
             self._deadlines,
             seed,
         )
-        self._spaces = Spaces(self._dispatcher, seed, index)
+        # Replies of this process's requests to imported services: no other process's, also not
+        # those of the one that this one replaces.
+        prefix = b"%x_%x" % (index, int.from_bytes(os.urandom(6), "little"))
+        self._spaces = Spaces(self._dispatcher, seed, prefix)
         self._spaces.apply(accounts_of(config), setup.account_ids)
         self._shared.set_gate(self._make_gate(config, setup.account_ids))
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
@@ -271,6 +274,7 @@ class Worker:
         self._loop.call_later(_TICK_S, self._tick)
         self._shared.slots.beat(self._index)
         self._shared.tick()
+        self._spaces.tick(int(time.monotonic() * 1000))
         if not self._is_accepting:
             self._on_control()
         if self._lame_duck is not None:

@@ -31,7 +31,7 @@ cdef class Receiver(Outbound):
     cdef bint is_guarded                   # deliveries are looked at: filtered, or to be answered
     # its account beyond plain subjects
     cdef Space space                       # None: no mappings, no imports
-    cdef dict _shadows                     # what its subscriptions import, by sid; None: nothing
+    cdef dict _shadows                     # what its subscriptions import; None: nothing
     cdef int64_t account_entry             # of the quotas, if the account's subscriptions count
     cdef int64_t account_subscriptions_max
     # answers that wait until peers have applied this client's interest: (sequence, bytes)
@@ -45,6 +45,9 @@ cdef class Receiver(Outbound):
     cdef int subscribe(self, const Operation* operation) except -1
     cdef int remove(self, Subscription* subscription) except -1
     cdef int remove_all(self) except -1
+    cdef int limit(self, Subscription* subscription, uint64_t max_deliveries) except -1
+    cdef int _import(self, Subscription* subscription) except -1
+    cdef int import_again(self) except -1
     cdef bint _may_take(self, Message* message) except -1
     cdef int take(self, Subscription* subscription, Message* message) except -1
     cdef size_t _write_head(

@@ -29,6 +29,7 @@ from shardd.router.frame cimport (
     tail_room,
     write_tail,
 )
+from shardd.router.spaces cimport Shadow
 from shardd.router.sublist cimport Subscription
 from shardd.router.table cimport (
     Table,
@@ -140,11 +141,17 @@ cdef class Receiver(Outbound):
             shared.sublist.remove(subscription)
             raise MemoryError
         shared.counters.subscriptions += 1
+        if self.space is not None and self.space.streams:
+            self._import(subscription)
         self._interest_sequence = (
             shared.mesh.sequence + (1 if shared.sublist.has_changes() else 0))
 
     cdef int remove(self, Subscription* subscription) except -1:
         """End one subscription; its sid is free again."""
+        cdef Shadow shadow
+        if self._shadows is not None:
+            for shadow in self._shadows.pop(<size_t>subscription, ()):
+                shadow.end()
         table_remove(&self._sids, subscription.sid_hash, subscription)
         self.shared.sublist.remove(subscription)
         self.shared.counters.subscriptions -= 1
@@ -153,6 +160,12 @@ cdef class Receiver(Outbound):
         """End every subscription."""
         cdef size_t index = 0
         cdef Subscription* subscription
+        cdef Shadow shadow
+        if self._shadows is not None:
+            for shadows in self._shadows.values():
+                for shadow in shadows:
+                    shadow.end()
+            self._shadows = None
         while True:
             subscription = <Subscription*>table_next(&self._sids, &index)
             if subscription == NULL:
@@ -161,6 +174,45 @@ cdef class Receiver(Outbound):
         self.shared.counters.subscriptions -= self._sids.count
         table_free(&self._sids)
         memset(&self._sids, 0, sizeof(Table))
+
+    cdef int limit(self, Subscription* subscription, uint64_t max_deliveries) except -1:
+        """End a subscription, and what it imports, after so many deliveries."""
+        cdef Shadow shadow
+        subscription.max_deliveries = max_deliveries
+        if self._shadows is not None:
+            for shadow in self._shadows.get(<size_t>subscription, ()):
+                shadow.limit(max_deliveries)
+
+    cdef int _import(self, Subscription* subscription) except -1:
+        """Subscribe to what the account imports of this subscription's subject."""
+        cdef size_t length
+        cdef size_t queue_len
+        cdef const unsigned char* subject = self.shared.sublist.subject_of(subscription, &length)
+        cdef const unsigned char* queue = self.shared.sublist.queue_of(subscription, &queue_len)
+        cdef list shadows = self.space.shadow(
+            subscription, subject[:length], queue[:queue_len] if queue != NULL else None)
+        if shadows is not None:
+            if self._shadows is None:
+                self._shadows = {}
+            self._shadows[<size_t>subscription] = shadows
+
+    cdef int import_again(self) except -1:
+        """A reload has changed what the account imports."""
+        cdef size_t index = 0
+        cdef Subscription* subscription
+        cdef Shadow shadow
+        if self._shadows is not None:
+            for shadows in self._shadows.values():
+                for shadow in shadows:
+                    shadow.end()
+            self._shadows = None
+        if self.space is None or not self.space.streams:
+            return 0
+        while True:
+            subscription = <Subscription*>table_next(&self._sids, &index)
+            if subscription == NULL:
+                return 0
+            self._import(subscription)
 
     # --- out -----------------------------------------------------------------------------------
 

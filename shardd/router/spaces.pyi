@@ -1,0 +1,23 @@
+"""Accounts as the router sees them, beyond plain subjects: the Python face."""
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+from shardd.config import model
+from shardd.router.dispatch import Dispatcher
+
+@final
+class Space:
+    @property
+    def account(self) -> int: ...
+
+@final
+class Spaces:
+    def __init__(self, dispatcher: Dispatcher, seed: int, prefix: bytes) -> None: ...
+    def apply(
+        self, accounts: Sequence[model.Account], ids: Mapping[str, int], cluster: str = ""
+    ) -> None: ...
+    def space(self, account: int) -> Space | None: ...
+    def tick(self, now_ms: int) -> None: ...
+    def pending(self) -> int: ...
+    def close(self) -> None: ...
