@@ -13,6 +13,7 @@ cdef class Space:
     cdef Spaces spaces
     cdef Dispatcher dispatcher
     cdef readonly uint32_t account
+    cdef readonly str name
     cdef list _mappings                    # [(Transform of the source, [(weight, Transform)])]
     cdef dict _mapped                      # subject to [(weight, subject)]: what was worked out
     cdef list _services                    # [Service]
@@ -66,6 +67,8 @@ cdef class Spaces:
     cdef uint64_t _number
     cdef readonly uint64_t now_ms
     cdef readonly int depth                # services that call services
+    cdef dict introduction                 # who asked first, while they do
+    cdef object _describe
 
     cdef int respond(self, Message* message) except -1
     cpdef Space space(self, uint32_t account)

@@ -1,6 +1,6 @@
 """Accounts as the router sees them, beyond plain subjects: the Python face."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 from shardd.config import model
@@ -13,7 +13,13 @@ class Space:
 
 @final
 class Spaces:
-    def __init__(self, dispatcher: Dispatcher, seed: int, prefix: bytes) -> None: ...
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        seed: int,
+        prefix: bytes,
+        describe: Callable[[int, bool], dict[str, object]] | None = None,
+    ) -> None: ...
     def apply(
         self, accounts: Sequence[model.Account], ids: Mapping[str, int], cluster: str = ""
     ) -> None: ...

@@ -13,6 +13,7 @@ the process that its publisher is connected to, once. The inboxes are ordinary s
 that a responder on any process finds its way.
 """
 
+import json
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from shardd.router.dispatch cimport Dispatcher
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
 from shardd.router.sublist cimport Subscriber, Subscription
 
+INFO_HEADER = b"Nats-Request-Info: "  # what nats-server tells the responder in
 WORKED_OUT_MAX = limits.MAPPED_SUBJECTS_MAX
 PENDING_MAX = limits.PENDING_RESPONSES_MAX
 RESPONSE_MS_MAX = int(limits.RESPONSE_S_MAX * 1000)
@@ -47,6 +49,7 @@ class Service:
     transform: Any  # Transform from here to there
     account: int  # of the exporter
     is_single: bool
+    is_shared: bool  # the exporter is told who asks
     lives_ms: int  # how long a response may take
 
 
@@ -80,8 +83,9 @@ cdef inline const unsigned char* data(bytes source) noexcept:
 cdef class Space:
     """One account that has mappings or imports. Touched by its process's event loop only."""
 
-    def __init__(self, Spaces spaces not None, uint32_t account):
+    def __init__(self, Spaces spaces not None, uint32_t account, str name not None):
         self.spaces = spaces
+        self.name = name
         self.dispatcher = spaces.dispatcher
         self.account = account
         self._mappings = []
@@ -204,18 +208,25 @@ cdef class Space:
         cdef Message request = message[0]
         cdef Space space
         cdef bytes reply = b""
+        cdef bytes block
+        cdef bytes body
         cdef bytes tail
+        cdef object outer = spaces.introduction
         cdef int takers
         if spaces.depth >= DEPTH_MAX:
             return 0
         if message.reply_len:
             reply = spaces.expect(
                 self.account, message.tail[1:1 + message.reply_len], service)
-        tail = rebuilt_tail(message, reply)
+        info = spaces.introduce(self.name, message.publisher, service.is_shared)
+        block, body = with_info(message, info)
+        tail = rebuilt_tail(reply, block, body)
+        request.header_len = PyBytes_GET_SIZE(block)
+        request.total_len = PyBytes_GET_SIZE(block) + PyBytes_GET_SIZE(body)
         request.account = service.account
         request.subject = data(subject)
         request.subject_len = PyBytes_GET_SIZE(subject)
-        request.flags = message.flags & MESSAGE_HAS_HEADER
+        request.flags = MESSAGE_HAS_HEADER
         request.tail = data(tail)
         request.tail_len = PyBytes_GET_SIZE(tail)
         request.reply_len = PyBytes_GET_SIZE(reply)
@@ -223,6 +234,7 @@ cdef class Space:
         request.plain_tail_len = 0
         space = spaces.space(service.account)
         spaces.depth += 1
+        spaces.introduction = info
         try:
             if space is None:
                 takers = self.dispatcher.publish(&request, NULL, True)
@@ -230,6 +242,7 @@ cdef class Space:
                 takers = space.publish(&request, NULL, True)
         finally:
             spaces.depth -= 1
+            spaces.introduction = outer
         if takers == 0 and reply:
             spaces.forget(reply)
         return takers
@@ -364,10 +377,16 @@ cdef class Spaces:
         dispatcher: of the process.
         seed: for weights.
         prefix: what no other process's replies begin with, for those of this one: one token.
+        describe: `describe(client id, whether all of it)`: what the exporter of a service is told
+            of who asks.
     """
 
-    def __init__(self, Dispatcher dispatcher not None, uint64_t seed, bytes prefix not None):
+    def __init__(
+        self, Dispatcher dispatcher not None, uint64_t seed, bytes prefix not None,
+        object describe=None,
+    ):
         self.dispatcher = dispatcher
+        self._describe = describe or (lambda client, is_all: {})
         self.random = random.Random(seed)
         self.prefix = b"_R_." + prefix + b"."
         self._spaces = {}
@@ -392,7 +411,7 @@ cdef class Spaces:
             if not account.mappings and not account.imports:
                 continue
             number = ids[account.name]
-            space = spaces[number] = Space(self, number)
+            space = spaces[number] = Space(self, number, account.name)
             for mapping in account.mappings:
                 space.add_mapping(mapping, cluster)
             for each in account.imports:
@@ -409,6 +428,12 @@ cdef class Spaces:
         for account in exporters:
             if account not in self._inboxes:
                 self._inboxes[account] = Inbox(self, account)
+
+    def introduce(self, name: str, uint64_t publisher, bint is_shared) -> dict:
+        """What the exporter is told of who asks; of a chain of services, who asked first."""
+        if self.introduction is not None:
+            return {**self.introduction, "svc": name}
+        return {"acc": name, **self._describe(publisher, is_shared)}
 
     def expect(self, uint32_t account, bytes reply, service: Service) -> bytes:
         """A reply of our own for a request; its response goes to `reply` in `account`."""
@@ -428,6 +453,8 @@ cdef class Spaces:
         """A response has come: publish it to the original reply."""
         cdef bytes own = message.subject[:message.subject_len]
         cdef Message response
+        cdef bytes block
+        cdef bytes body
         cdef bytes tail
         cdef bytes reply
         pending = self._pending.get(own)
@@ -438,7 +465,8 @@ cdef class Spaces:
         else:
             pending.until_ms = self.now_ms + pending.lives_ms
         reply = pending.reply
-        tail = rebuilt_tail(message, b"")
+        block, body = split_payload(message)
+        tail = rebuilt_tail(b"", block, body)
         response = message[0]
         response.account = pending.account
         response.subject = data(reply)
@@ -471,14 +499,34 @@ cdef class Spaces:
         self._inboxes.clear()
 
 
-cdef bytes rebuilt_tail(const Message* message, bytes reply):
-    """The tail of a message with another reply."""
-    cdef size_t room = tail_room(PyBytes_GET_SIZE(reply), message.total_len)
-    cdef bytes tail = PyBytes_FromStringAndSize(NULL, room)
+cdef tuple split_payload(const Message* message):
+    """The header block, empty when there is none, and the rest of the payload."""
+    cdef const unsigned char* payload = message.tail + message.tail_len - 2 - message.total_len
+    cdef size_t header_len = message.header_len if message.flags & MESSAGE_HAS_HEADER else 0
+    return payload[:header_len], payload[header_len:message.total_len]
+
+
+cdef tuple with_info(const Message* message, dict info):
+    """The same with a header that tells the responder who asks."""
+    cdef bytes block
+    cdef bytes body
+    block, body = split_payload(message)
+    lines = [
+        line for line in (block or b"NATS/1.0\r\n\r\n").split(b"\r\n")
+        if line and not line.lower().startswith(INFO_HEADER.lower())
+    ]
+    lines.append(INFO_HEADER + json.dumps(info, separators=(",", ":")).encode())
+    return b"\r\n".join(lines) + b"\r\n\r\n", body
+
+
+cdef bytes rebuilt_tail(bytes reply, bytes block, bytes body):
+    """The tail of a message with these parts; without a header if the block is empty."""
+    cdef size_t total = PyBytes_GET_SIZE(block) + PyBytes_GET_SIZE(body)
+    cdef bytes payload = block + body
+    cdef bytes tail = PyBytes_FromStringAndSize(NULL, tail_room(PyBytes_GET_SIZE(reply), total))
     cdef size_t length = write_tail(
         <unsigned char*>PyBytes_AS_STRING(tail), data(reply), PyBytes_GET_SIZE(reply),
-        (message.flags & MESSAGE_HAS_HEADER) != 0, message.header_len,
-        message.tail + message.tail_len - 2 - message.total_len, message.total_len)
+        PyBytes_GET_SIZE(block) > 0, PyBytes_GET_SIZE(block), data(payload), total)
     return tail[:length]
 
 
@@ -499,6 +547,7 @@ def _service(each: object, account: int, exports: object) -> Service:
         transform=Transform(_pattern(here), _destination(here, each.subject)),
         account=account,
         is_single=is_single,
+        is_shared=each.share,
         lives_ms=int(threshold_s * 1000) or RESPONSE_MS_MAX,
     )
 

@@ -184,6 +184,17 @@ cdef class Life(Reader):
             return 0
         self.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
 
+    def describe(self, is_shared: bool, server_id: str) -> dict[str, object]:
+        """What a service of another account is told of this client when it asks."""
+        rtt_ns = max(1, self.rtt_ms) * 1_000_000
+        if not is_shared:
+            return {"rtt": rtt_ns}
+        options = self.options
+        told = {"host": self.ip, "id": self.client_id, "user": self.admission.identity.user}
+        told |= {"name": options.name, "lang": options.lang, "ver": options.version}
+        told |= {"rtt": rtt_ns, "server": server_id, "kind": "Client", "client_type": "nats"}
+        return {name: value for name, value in told.items() if value != ""}
+
     # --- who it is -----------------------------------------------------------------------------
 
     def __str__(self) -> str:

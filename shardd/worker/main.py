@@ -161,7 +161,7 @@ class Worker:
         # Replies of this process's requests to imported services: no other process's, also not
         # those of the one that this one replaces.
         prefix = b"%x_%x" % (index, int.from_bytes(os.urandom(6), "little"))
-        self._spaces = Spaces(self._dispatcher, seed, prefix)
+        self._spaces = Spaces(self._dispatcher, seed, prefix, self._describe)
         self._spaces.apply(accounts_of(config), setup.account_ids)
         self._shared.set_gate(self._make_gate(config, setup.account_ids))
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
@@ -250,6 +250,11 @@ class Worker:
         self._control.close()
         if self._fault is not None:
             raise self._fault
+
+    def _describe(self, client_id: int, is_shared: bool) -> dict[str, object]:
+        """What the exporter of a service is told of a client that asks."""
+        connection = self._shared.connections.get(client_id)
+        return connection.describe(is_shared, self._setup.server_id) if connection else {}
 
     def _connections(self) -> list[Connection]:
         return list(self._shared.connections.values())
