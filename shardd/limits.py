@@ -63,6 +63,11 @@ CHUNK_BYTES: Final = 65_536
 # A peer with this much queued is written to at once, in the middle of a pass.
 EAGER_FLUSH_BYTES: Final = 262_144
 
+# One WebSocket message is taken whole before it is handled; no more than a connection may have
+# queued in the other direction.
+WEBSOCKET_MESSAGE_BYTES_MAX: Final = 64 * 1_048_576
+ADDRESS_CHARACTERS_MAX: Final = 64  # of what a proxy says of where a client is
+
 # The match cache: results kept, and bytes they may take, per process.
 MATCH_CACHE_ENTRIES: Final = 32_768
 MATCH_CACHE_BYTES_MAX: Final = 64 * 1_048_576
