@@ -5,10 +5,16 @@ themselves. Then one after the other, spread over what is left of the duration, 
 length so that they do not all arrive elsewhere in step.
 """
 
-import random
-from typing import Final
+from typing import Final, Protocol
 
 _GAP_S_MAX: Final = 1.0  # a server with few clients does not wait longer than it has to
+
+
+class Randomness(Protocol):
+    """What this module needs of a `random.Random`."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """A number between two others."""
 
 
 class LameDuckSchedule:
@@ -27,7 +33,7 @@ class LameDuckSchedule:
         grace_s: float,
         duration_s: float,
         now: float,
-        randomness: random.Random,
+        randomness: Randomness,
     ) -> None:
         spread_s = max(0.0, duration_s - grace_s)
         self._gap_s = min(_GAP_S_MAX, spread_s / max(clients, 1))

@@ -41,6 +41,7 @@ _SECRET: Final = frozenset(
 )
 # The lines of the log, where nats-server's differ from the field's name.
 _NAMES: Final = {
+    "users": "authorization users",
     "auth_timeout_s": "authorization timeout",
     "ping_interval_s": "ping_interval",
     "write_deadline_s": "write_deadline",

@@ -125,16 +125,7 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
     server_id = new_server_id()
     server_name = config.server_name or server_id
     worker_count = config.worker_count
-    _log.info("Starting shardd")
-    _log.info("  Version:  %s", NATS_VERSION)
-    _log.info("  Shardd:   %s", SHARDD_VERSION)
-    _log.info("  Name:     %s", server_name)
-    _log.info("  ID:       %s", server_id)
-    _log.info("  Workers:  %d", worker_count)
-    if config.config_file is not None:
-        _log.info("Using configuration file: %s (%s)", config.config_file, config.config_digest)
-    for warning in config.warnings:
-        _log.warning("%s", warning)
+    _say_starting(config, server_id, server_name)
     raise_file_limit()
     listeners = open_listeners(config.host, config.port, worker_count)
     for listener in listeners:
@@ -156,12 +147,7 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
     orders = tuple(OrderChannel() for _ in range(worker_count))
     for channel in orders:
         stack.callback(channel.close)
-    _log.info("Listening for client connections on %s", join_address(config.host, port))
-    if config.tls is not None:
-        words = "available" if config.allow_non_tls else "required"
-        _log.info("TLS %s for client connections", words)
-    if config.unix is not None:
-        _log.info("Listening for client connections on %s", config.unix.path)
+    _say_listening(config, port)
     setup = HostSetup(
         config=config,
         server_id=server_id,
@@ -195,6 +181,28 @@ def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int
                     websockets[number].close()
 
     return setup, release
+
+
+def _say_starting(config: Config, server_id: str, server_name: str) -> None:
+    _log.info("Starting shardd")
+    _log.info("  Version:  %s", NATS_VERSION)
+    _log.info("  Shardd:   %s", SHARDD_VERSION)
+    _log.info("  Name:     %s", server_name)
+    _log.info("  ID:       %s", server_id)
+    _log.info("  Workers:  %d", config.worker_count)
+    if config.config_file is not None:
+        _log.info("Using configuration file: %s (%s)", config.config_file, config.config_digest)
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+
+
+def _say_listening(config: Config, port: int) -> None:
+    _log.info("Listening for client connections on %s", join_address(config.host, port))
+    if config.tls is not None:
+        words = "available" if config.allow_non_tls else "required"
+        _log.info("TLS %s for client connections", words)
+    if config.unix is not None:
+        _log.info("Listening for client connections on %s", config.unix.path)
 
 
 def _open_websockets(config: Config, count: int, stack: ExitStack) -> tuple[socket.socket, ...]:
@@ -403,7 +411,7 @@ class Supervisor:
         self._generation += 1
         self._order(Reload(self._generation, config, ids))
         if not self._unanswered:
-            _log.info("Reloaded server configuration")
+            self._say_reloaded()
 
     def _order(self, order: Order) -> None:
         """Gives an order to every worker that lives; one that does not takes it will be replaced
@@ -426,7 +434,10 @@ class Supervisor:
                 if answer.generation == self._generation:
                     self._unanswered.discard(index)
         if was_waiting and not self._unanswered and self._lame_duck_until is None:
-            _log.info("Reloaded server configuration")
+            self._say_reloaded()
+
+    def _say_reloaded(self) -> None:
+        _log.info("Reloaded server configuration (%s)", self._setup.config.config_digest)
 
     # --- lame duck mode ------------------------------------------------------------------------
 

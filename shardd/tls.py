@@ -15,6 +15,7 @@ from typing import Final, cast
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from shardd.config.ciphers import CIPHERS, CURVES
 from shardd.config.model import Tls
 from shardd.errors import CloseReason, ConfigError
 from shardd.layer import LayerError
@@ -24,41 +25,6 @@ from shardd.layer import LayerError
 _HANDSHAKE_BYTES_MAX: Final = 262_144
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
-# Go's names, which nats-server's configuration uses, for cipher suites up to TLS 1.2. Those of
-# TLS 1.3 cannot be chosen, there as here.
-_CIPHERS: Final = {
-    "TLS_RSA_WITH_AES_128_CBC_SHA": "AES128-SHA",
-    "TLS_RSA_WITH_AES_256_CBC_SHA": "AES256-SHA",
-    "TLS_RSA_WITH_AES_128_CBC_SHA256": "AES128-SHA256",
-    "TLS_RSA_WITH_AES_128_GCM_SHA256": "AES128-GCM-SHA256",
-    "TLS_RSA_WITH_AES_256_GCM_SHA384": "AES256-GCM-SHA384",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": "ECDHE-RSA-AES128-SHA",
-    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256": "ECDHE-ECDSA-AES128-SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256": "ECDHE-RSA-AES128-SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
-    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305": "ECDHE-RSA-CHACHA20-POLY1305",
-    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305": "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
-}
-_CIPHERS_13: Final = frozenset(
-    ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
-)
-_CURVES: Final = {
-    "CurveP256": "prime256v1",
-    "CurveP384": "secp384r1",
-    "CurveP521": "secp521r1",
-    "X25519": "X25519",
-}
-CIPHER_SUITES: Final = frozenset((*_CIPHERS, *_CIPHERS_13))
-CURVES: Final = frozenset(_CURVES)
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -95,11 +61,11 @@ def _context(tls: Tls, protocol: int) -> ssl.SSLContext:
                 if protocol == ssl.PROTOCOL_TLS_SERVER
                 else ssl.Purpose.SERVER_AUTH
             )
-        older = [_CIPHERS[name] for name in tls.cipher_suites if name in _CIPHERS]
+        older = [CIPHERS[name] for name in tls.cipher_suites if CIPHERS[name]]
         if older:
             context.set_ciphers(":".join(older))
         if tls.curves:
-            context.set_ecdh_curve(_CURVES[tls.curves[0]])
+            context.set_ecdh_curve(CURVES[tls.curves[0]])
     except (ssl.SSLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or str(error)
         raise ConfigError(f"tls: {', '.join(tls.files) or 'certificates'}: {reason}") from None

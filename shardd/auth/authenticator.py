@@ -7,16 +7,15 @@ which `is_slow` tells beforehand; it is safe to call from any thread.
 import enum
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from shardd import errors
 from shardd.auth import certificates, nkeys, passwords
+from shardd.auth.identity import Credentials, Identity
 from shardd.auth.operator import OperatorAuthority
 from shardd.config.core import Config
 from shardd.config.model import (
     GLOBAL_ACCOUNT,
-    UNLIMITED,
     AccountLimits,
     ConnectionType,
     Permissions,
@@ -25,45 +24,6 @@ from shardd.config.model import (
 from shardd.errors import CloseReason, ProtocolError
 
 _REDACTED: Final = "[REDACTED]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """What a client proves itself with."""
-
-    user: str = ""
-    password: str = field(default="", repr=False)
-    auth_token: str = field(default="", repr=False)
-    nkey: str = ""
-    sig: str = field(default="", repr=False)
-    jwt: str = field(default="", repr=False)
-    nonce: str = field(default="", repr=False)  # what it was asked to sign
-    connection_type: ConnectionType = ConnectionType.STANDARD
-    certificate: bytes | None = field(default=None, repr=False)  # DER, verified by TLS
-    unix_user: str = ""  # whom its uid stands for
-    ip: str = ""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it claims to be nobody in particular."""
-        return not (self.user or self.password or self.auth_token or self.nkey or self.jwt)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """A client whose credentials are good."""
-
-    account: str = GLOBAL_ACCOUNT
-    user: str = ""  # as the log names it; empty: nobody in particular
-    key: str = ""  # what the user's limits go by
-    permissions: Permissions | None = None
-    max_subscriptions: int = UNLIMITED
-    max_payload: int = UNLIMITED
-    account_limits: AccountLimits = field(default_factory=AccountLimits)
-    expires_at: float | None = None  # unix seconds
-    expiry_text: str = errors.ERR_USER_EXPIRED
-    is_system: bool = False
-    is_nkey: bool = False  # the log says so
 
 
 class Verdict(enum.Enum):
@@ -79,17 +39,18 @@ class Authenticator:
 
     Args:
         config: checked.
-        now: unix seconds, for claims that expire.
     """
 
-    def __init__(self, config: Config, now: float) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
         self._limits: Mapping[str, AccountLimits] = {
             account.name: account.limits for account in config.accounts
         }
         self._users = {user.name: user for user in config.users if not user.nkey}
         self._nkeys = {user.nkey: user for user in config.users if user.nkey}
-        self._authority = OperatorAuthority(config.operator, now) if config.operator else None
+        self._authority = (
+            OperatorAuthority(config.operator, config.system_account) if config.operator else None
+        )
 
     # --- questions before ----------------------------------------------------------------------
 

@@ -63,12 +63,7 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("ports_file_dir",), Kind.TEXT, "Directory for a file with the ports in use", "dir"),
         Flag(("config", "c"), Kind.TEXT, "Configuration file", "file"),
         Flag(("t",), Kind.BOOLEAN, "Test the configuration and exit"),
-        Flag(
-            ("signal", "sl"),
-            Kind.TEXT,
-            "Send a signal to a running server (stop, quit, term, reopen, reload, ldm)",
-            "signal[=pid]",
-        ),
+        Flag(("signal", "sl"), Kind.TEXT, "Signal a server: stop, quit, reload, ldm ...", "signal"),
         Flag(("workers",), Kind.INTEGER, "Worker processes (default: one per core)", "count"),
         Flag(("pin",), Kind.BOOLEAN, "Pin each worker to a core (default: false)"),
         Flag(("set",), Kind.TEXT, "One setting under its configuration name", "key=value"),

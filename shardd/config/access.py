@@ -428,7 +428,7 @@ def _check_imports(accounts: Sequence[Account], place: Place) -> None:
             wanted = StreamExport if isinstance(each, StreamImport) else ServiceExport
             if not any(
                 isinstance(export, wanted)
-                and _covers(export.subject, each.subject)
+                and covers(export.subject, each.subject)
                 and (export.accounts is None or account.name in export.accounts)
                 for export in source.exports
             ):
@@ -438,7 +438,7 @@ def _check_imports(accounts: Sequence[Account], place: Place) -> None:
                 )
 
 
-def _covers(wide: str, narrow: str) -> bool:
+def covers(wide: str, narrow: str) -> bool:
     """Whether one pattern matches all that another one matches."""
     wide_tokens, narrow_tokens = wide.split("."), narrow.split(".")
     for index, token in enumerate(wide_tokens):

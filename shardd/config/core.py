@@ -138,6 +138,7 @@ class Config:
     def account_names(self) -> tuple[str, ...]:
         """Every account that exists: the global one first, the system account if there is one."""
         names = [GLOBAL_ACCOUNT, self.system_account, *(each.name for each in self.accounts)]
+        names += self.operator.preload if self.operator is not None else ()
         return tuple(dict.fromkeys(name for name in names if name))
 
     @property

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from shardd.config.access import permissions_of
+from shardd.config.ciphers import CIPHERS, CURVES
 from shardd.config.model import Cluster, Tls, UnixListener, Websocket
 from shardd.config.reading import (
     Notes,
@@ -33,7 +34,6 @@ from shardd.config.reading import (
     texts_of,
 )
 from shardd.config.tree import Entry, Place, Section
-from shardd.tls import CIPHER_SUITES, CURVES
 
 ReadBytes = Callable[[str], bytes]  # a path to the file's content; raises OSError
 
@@ -84,8 +84,12 @@ def tls_of(entry: Entry, read: ReadBytes, notes: Notes) -> Tls:
         "verify_and_map": setter(fields, "verify_and_map", boolean_of),
         "insecure": setter(fields, "insecure", boolean_of),
         "timeout": setter(fields, "timeout_s", seconds_of),
-        "cipher_suites": setter(fields, "cipher_suites", _names(CIPHER_SUITES, "cipher suite")),
-        "curve_preferences": setter(fields, "curves", _names(CURVES, "curve preference")),
+        "cipher_suites": setter(
+            fields, "cipher_suites", _names(frozenset(CIPHERS), "cipher suite")
+        ),
+        "curve_preferences": setter(
+            fields, "curves", _names(frozenset(CURVES), "curve preference")
+        ),
         "min_version": version,
         "connection_rate_limit": setter(fields, "rate_limit", integer_of),
         "pinned_certs": setter(fields, "pinned", _pins),

@@ -8,6 +8,7 @@ error and a start only a warning.
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,9 @@ from shardd.config.unserved import BLOCKS, SETTINGS, read_unserved
 from shardd.errors import ConfigError
 
 _FILE_BYTES_MAX: Final = 64 * 1_048_576  # a preload of many accounts is large, a mistake is larger
+_NAME: Final = re.compile(r"[A-Za-z0-9_]+")
+_ADDRESSES: Final = ("listen", "host", "net")
+_SHARDD_KEYS: Final = ("workers", "pin", "balance", "ring_size", "heartbeat_silence")
 _LAME_DUCK_S_MIN: Final = 30.0
 _PLAINTEXT: Final = "Plaintext passwords detected, use nkeys or bcrypt"
 
@@ -82,7 +86,13 @@ def load_setting(key: str, value: str) -> Mapping[str, Any]:
     """The fields of `Config` that one setting makes, read as in a file. A dotted key stands for
     blocks. Raises ConfigError."""
     names = key.split(".")
-    inner = f"{names[-1]}: {value}"
+    if names[0].lower() in _SHARDD_KEYS:
+        names.insert(0, "shardd")
+    if not all(_NAME.fullmatch(name) for name in names):
+        raise ConfigError(f'unknown setting "{key}"')
+    # An address may begin with a bracket, which would begin a list.
+    text = f"'{value}'" if names[-1].lower() in _ADDRESSES and "'" not in value else value
+    inner = f"{names[-1]}: {text}"
     for name in reversed(names[:-1]):
         inner = f"{name} {{ {inner} }}"
     section = parse(inner, "--set", environment={}, read=_read_text)

@@ -22,7 +22,6 @@ BLOCKS: Final[Mapping[str, str]] = {
 # Settings that change nothing a client or an operator would miss, or that come later.
 SETTINGS: Final[Mapping[str, tuple[type, ...]]] = {
     "trace_headers": (bool,),
-    "trace_verbose": (bool,),
     "log_size_limit": (int,),
     "log_max_num": (int,),
     "max_traced_msg_len": (int,),

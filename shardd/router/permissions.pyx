@@ -70,7 +70,8 @@ cdef class Permissions:
             bool(publish.allow) or bool(publish.deny) or self.responses is not None)
         self.limits_subscribe = bool(subscribe.allow) or bool(subscribe.deny)
         cache_configure(
-            &self._cache, hash_key(<uint64_t>(hash(rules) & 0xFFFFFFFFFFFFFFFF)), CACHE_ENTRIES, CACHE_BYTES_MAX)
+            &self._cache, hash_key(<uint64_t>(hash(rules) & 0xFFFFFFFFFFFFFFFF)),
+            CACHE_ENTRIES, CACHE_BYTES_MAX)
 
     def __dealloc__(self):
         free(self._publish_allow.items)

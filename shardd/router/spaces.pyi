@@ -1,10 +1,14 @@
 """Accounts as the router sees them, beyond plain subjects: the Python face."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import Protocol, final
 
 from shardd.config import model
 from shardd.router.dispatch import Dispatcher
+
+class Randomness(Protocol):
+    def random(self) -> float: ...
+    def randrange(self, stop: int, /) -> int: ...
 
 @final
 class Space:
@@ -16,7 +20,7 @@ class Spaces:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        seed: int,
+        randomness: Randomness,
         prefix: bytes,
         describe: Callable[[int, bool], dict[str, object]] | None = None,
     ) -> None: ...

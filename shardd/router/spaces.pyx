@@ -14,9 +14,7 @@ that a responder on any process finds its way.
 """
 
 import json
-import random
 from dataclasses import dataclass
-from typing import Any
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -25,6 +23,7 @@ from libc.string cimport memset
 
 from shardd import limits
 from shardd.config import model
+from shardd.router.imports import Service, StreamRoute, reversed_pattern, service_of, stream_route
 from shardd.router.transform import Transform, intersection, matches
 
 from shardd.router.dispatch cimport Dispatcher
@@ -34,34 +33,10 @@ from shardd.router.sublist cimport Subscriber, Subscription
 INFO_HEADER = b"Nats-Request-Info: "  # what nats-server tells the responder in
 WORKED_OUT_MAX = limits.MAPPED_SUBJECTS_MAX
 PENDING_MAX = limits.PENDING_RESPONSES_MAX
-RESPONSE_MS_MAX = int(limits.RESPONSE_S_MAX * 1000)
 
 cdef enum:
     # Services that call services that call services: beyond this it is a circle.
     DEPTH_MAX = 16
-
-
-@dataclass(slots=True)
-class Service:
-    """One imported service, as the importing account sees it."""
-
-    pattern: list[str]
-    transform: Any  # Transform from here to there
-    account: int  # of the exporter
-    is_single: bool
-    is_shared: bool  # the exporter is told who asks
-    lives_ms: int  # how long a response may take
-
-
-@dataclass(slots=True)
-class StreamRoute:
-    """One imported stream, as the importing account sees it."""
-
-    account: int  # of the exporter
-    source: list[str]  # the pattern there
-    local: list[str]  # and here
-    origin: list[int | None]  # for each token of the source, the one here that it is
-    transform: Any  # Transform from there to here, None: nothing changes
 
 
 @dataclass(slots=True)
@@ -257,7 +232,7 @@ cdef class Space:
             shared = intersection(tokens, route.local)
             if shared is None:
                 continue
-            there = _reversed(route, shared)
+            there = reversed_pattern(route, shared)
             shadow = Shadow(self.dispatcher, route.transform)
             shadow.begin(subscription, route.account, there, queue)
             shadows.append(shadow)
@@ -375,19 +350,19 @@ cdef class Spaces:
 
     Args:
         dispatcher: of the process.
-        seed: for weights.
+        randomness: a `random.Random`, for weights.
         prefix: what no other process's replies begin with, for those of this one: one token.
         describe: `describe(client id, whether all of it)`: what the exporter of a service is told
             of who asks.
     """
 
     def __init__(
-        self, Dispatcher dispatcher not None, uint64_t seed, bytes prefix not None,
+        self, Dispatcher dispatcher not None, object randomness not None, bytes prefix not None,
         object describe=None,
     ):
         self.dispatcher = dispatcher
         self._describe = describe or (lambda client, is_all: {})
-        self.random = random.Random(seed)
+        self.random = randomness
         self.prefix = b"_R_." + prefix + b"."
         self._spaces = {}
         self._inboxes = {}
@@ -417,10 +392,10 @@ cdef class Spaces:
             for each in account.imports:
                 exporter = ids[each.account]
                 if isinstance(each, model.StreamImport):
-                    space.add_stream(_stream_route(each, exporter))
+                    space.add_stream(stream_route(each, exporter))
                 else:
                     space.add_service(
-                        _service(each, exporter, exports.get(each.account, ())))
+                        service_of(each, exporter, exports.get(each.account, ())))
                     exporters.add(exporter)
         self._spaces = spaces
         for account in [each for each in self._inboxes if each not in exporters]:
@@ -532,102 +507,3 @@ cdef bytes rebuilt_tail(bytes reply, bytes block, bytes body):
 
 def _text(subject: bytes) -> str:
     return subject.decode("utf-8", "surrogateescape")
-
-
-def _service(each: object, account: int, exports: object) -> Service:
-    """An import of a service, with what its export says of responses."""
-    export = next(
-        (item for item in exports if isinstance(item, model.ServiceExport)
-         and intersection(item.subject.split("."), each.subject.split(".")) is not None), None)
-    here = each.to or each.subject
-    is_single = export is None or export.response is model.ResponseType.SINGLETON
-    threshold_s = export.threshold_s if export is not None else 0.0
-    return Service(
-        pattern=_pattern(here).split("."),
-        transform=Transform(_pattern(here), _destination(here, each.subject)),
-        account=account,
-        is_single=is_single,
-        is_shared=each.share,
-        lives_ms=int(threshold_s * 1000) or RESPONSE_MS_MAX,
-    )
-
-
-def _stream_route(each: object, account: int) -> StreamRoute:
-    source = each.subject
-    here = each.to or (f"{each.prefix.rstrip('.')}.{source}" if each.prefix else source)
-    local = _pattern(here)
-    # Which wildcard of the source each token here is.
-    wildcards = [i for i, token in enumerate(source.split(".")) if token == "*"]
-    origin: list = [None] * len(source.split("."))
-    counted = 0
-    for index, token in enumerate(here.split(".")):
-        if token == "*":
-            number = counted
-            counted += 1
-        else:
-            number = _wildcard_number(token)
-        if number is not None and number < len(wildcards):
-            origin[wildcards[number]] = index
-    return StreamRoute(
-        account=account,
-        source=source.split("."),
-        local=local.split("."),
-        origin=origin,
-        transform=None if here == source else Transform(source, here),
-    )
-
-
-def _reversed(route: StreamRoute, shared: list) -> bytes:
-    """The pattern in the exporting account for a part of what it looks like here."""
-    tokens = []
-    for index, token in enumerate(route.source):
-        if token == "*" and route.origin[index] is not None and (
-            route.origin[index] < len(shared)
-        ):
-            tokens.append(shared[route.origin[index]])
-        elif token == ">":
-            tail = shared[len(route.local) - 1:] if route.local[-1] == ">" else [">"]
-            tokens += tail or [">"]
-        else:
-            tokens.append(token)
-    return ".".join(tokens).encode("utf-8", "surrogateescape")
-
-
-def _wildcard_number(token: str) -> int | None:
-    """Which wildcard a token stands for, from 0; None: none."""
-    text = token.replace(" ", "")
-    if text.startswith("$") and text[1:].isdigit():
-        return int(text[1:]) - 1
-    if text.lower().startswith("{{wildcard(") and text.endswith(")}}"):
-        return int(text[11:-3]) - 1
-    return None
-
-
-def _pattern(text: str) -> str:
-    """A subject with placeholders as a plain pattern."""
-    return ".".join(
-        "*" if _wildcard_number(token) is not None else token for token in text.split("."))
-
-
-def _destination(here: str, there: str) -> str:
-    """The exporter's subject as a destination of the importer's pattern: its wildcards are filled
-    with what the importer's placeholders of the same number matched."""
-    numbers = []
-    counted = 0
-    for token in here.split("."):
-        number = _wildcard_number(token)
-        if number is None and token == "*":
-            number = counted
-            counted += 1
-        if number is not None:
-            numbers.append(number)
-    tokens = []
-    seen = 0
-    for token in there.split("."):
-        if token == "*":
-            place = numbers.index(seen) + 1 if seen in numbers else seen + 1
-            tokens.append(f"${place}")
-            seen += 1
-        else:
-            tokens.append(token)
-    return ".".join(tokens)

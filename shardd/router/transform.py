@@ -149,7 +149,7 @@ def matches(pattern: Sequence[str], tokens: Sequence[str]) -> bool:
 
 def intersection(a: Sequence[str], b: Sequence[str]) -> list[str] | None:
     """The pattern of all literals that match both patterns; None when there is none."""
-    result = []
+    result: list[str] = []
     for index in range(max(len(a), len(b))):
         if index < len(a) and a[index] == ">":
             return result + list(b[index:]) if index < len(b) else None

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shardd import errors
-from shardd.auth.authenticator import Authenticator, Credentials, Identity, Verdict
+from shardd.auth.authenticator import Authenticator, Verdict
+from shardd.auth.identity import Credentials, Identity
 from shardd.config.core import Config
 from shardd.config.model import ConnectionType, UseLimits
 from shardd.config.model import Permissions as PermissionRules
@@ -77,7 +78,7 @@ class Gate:
         self._quotas = quotas
         self._process = process
         self._clock = clock
-        self._authenticator = Authenticator(config, clock())
+        self._authenticator = Authenticator(config)
         self._compiled: dict[PermissionRules, Permissions] = {}
         self._admissions: dict[Identity, Admission] = {}
 

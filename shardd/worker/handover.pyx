@@ -1,8 +1,8 @@
 # cython: language_level=3str
 """An accepted connection travels to another worker, as a descriptor over a Unix socket (unix(7)).
 
-One byte of data carries one descriptor, and says which door it came in by. The socket keeps message boundaries, so neither two
-connections nor half of one are ever read.
+One byte of data carries one descriptor, and says which door it came in by. The socket keeps
+message boundaries, so neither two connections nor half of one are ever read.
 """
 
 from libc.string cimport memcpy, memset
@@ -69,8 +69,8 @@ cdef bint send_connection(int outlet, int fd, int door) noexcept:
 
 
 cdef int receive_connection(int inlet, int* door) noexcept:
-    """Receive a descriptor and the number of its door: -1 when none waits, -2 when one was lost on the way (the process has
-    no descriptor free)."""
+    """Receive a descriptor and the number of its door: -1 when none waits, -2 when one was lost on
+    the way (the process has no descriptor free)."""
     cdef msghdr message
     cdef iovec vector
     cdef char byte = 0

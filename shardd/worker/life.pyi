@@ -1,6 +1,6 @@
 """How a client comes in, lasts and ends: the Python face."""
 
-from shardd.auth.authenticator import Identity
+from shardd.auth.identity import Identity
 from shardd.errors import ProtocolError
 from shardd.worker.door import Door
 from shardd.worker.gate import Admission, Gate

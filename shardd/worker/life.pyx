@@ -18,7 +18,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
 from shardd import errors
-from shardd.auth.authenticator import Credentials, Verdict
+from shardd.auth.authenticator import Verdict
+from shardd.auth.identity import Credentials
 from shardd.errors import CloseReason, ProtocolError
 from shardd.log import TRACE
 from shardd.worker import session

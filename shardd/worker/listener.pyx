@@ -2,14 +2,14 @@
 """The listening sockets of one worker: accept, number, greet.
 
 Every worker has its own socket on each address (SO_REUSEPORT), opened by the supervisor, which
-keeps it open: what waits in it survives a worker. (A socket in the file system is one for all.) The kernel spreads connections over these
-sockets by hash, which is uneven for tens of them (16 connections on 4 workers: 5.9 and 2.0 on the
-fullest and the emptiest, in the mean of 20 tries), so a worker that has clearly more than another
-hands what it accepts over to the one that has the fewest.
+keeps it open: what waits in it survives a worker. (A socket in the file system is one for all.)
+The kernel spreads connections over these sockets by hash, which is uneven for tens of them (16
+connections on 4 workers: 5.9 and 2.0 on the fullest and the emptiest, in the mean of 20 tries), so
+a worker that has clearly more than another hands what it accepts over to the one that has the
+fewest.
 
-Client ids are unique on the host without asking
-anybody: worker i of n numbers i + 1, i + 1 + n, i + 1 + 2n, and goes on where its predecessor
-stopped.
+Client ids are unique on the host without asking anybody: worker i of n numbers i + 1, i + 1 + n,
+i + 1 + 2n, and goes on where its predecessor stopped.
 """
 
 import logging

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol, final
 
-from shardd.auth.authenticator import Credentials, Identity
+from shardd.auth.identity import Credentials, Identity
 from shardd.config.core import Config
 from shardd.errors import ProtocolError
 from shardd.outbound import OutboundSet

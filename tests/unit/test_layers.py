@@ -27,19 +27,49 @@ PACKAGE: Final = "shardd"
 LAYERS: Final = (
     ("errors", "limits", "version"),
     ("identity", "layer", "log", "process", "shm", "sockets", "timers", "values", "watch"),
-    ({"config": (("model", "tree"), ("core",))}, "poller", "runfiles", "slots", "wire"),
-    ("outbound", "source_probe"),
+    (
+        {
+            "config": (
+                ("ciphers", "model", "tree"),
+                ("core", "reading", "syntax"),
+                ("access", "unserved"),
+                ("listeners",),
+                ("load",),
+            )
+        },
+        "poller",
+        "quotas",
+        "runfiles",
+        "slots",
+        "wire",
+    ),
+    (
+        {
+            "auth": (
+                ("identity", "nkeys", "passwords", "certificates"),
+                ("claims",),
+                ("operator",),
+                ("authenticator",),
+            )
+        },
+        "lameduck",
+        "orders",
+        "outbound",
+        "reload",
+        "source_probe",
+        "tls",
+    ),
     ("outbound_probe",),
     (
         {
             "router": (
-                ("doorbell", "frame", "ring", "subject", "table"),
-                ("frame_probe", "match_cache", "ring_probe", "trie"),
-                ("patterns",),
+                ("doorbell", "frame", "ring", "subject", "table", "transform"),
+                ("frame_probe", "imports", "match_cache", "ring_probe", "trie"),
+                ("patterns", "permissions"),
                 ("match_result",),
                 ("sublist",),
                 ("dispatch", "sublist_probe"),
-                ("local", "mesh"),
+                ("local", "mesh", "spaces"),
                 ("control",),
             )
         },
@@ -48,9 +78,13 @@ LAYERS: Final = (
     (
         {
             "worker": (
-                ("info",),
-                ("handover", "session", "shared"),
+                ("info", "websocket"),
+                ("door", "gate", "handover", "session"),
+                ("shared",),
                 ("receiver",),
+                ("rights",),
+                ("reader",),
+                ("life",),
                 ("connection",),
                 ("listener", "pump"),
                 ("main",),
@@ -59,7 +93,7 @@ LAYERS: Final = (
         {"streaming": ()},
     ),
     ("supervisor",),
-    ({"cli": (("client", "flags"), ("commands", "start"), ("main",))},),
+    ({"cli": (("client", "flags", "signals"), ("commands", "start"), ("main",))},),
     ("__main__",),
 )
 
@@ -69,21 +103,39 @@ SIBLINGS: Final[frozenset[tuple[str, str]]] = frozenset()
 # Bytes and events in, effects out; clock and seed are handed in.
 SANS_IO: Final = frozenset(
     {
+        "auth.authenticator",
+        "auth.certificates",
+        "auth.claims",
+        "auth.identity",
+        "auth.nkeys",
+        "auth.operator",
+        "auth.passwords",
+        "config.access",
         "config.core",
         "config.model",
+        "config.reading",
+        "config.syntax",
         "config.tree",
+        "config.unserved",
         "errors",
         "identity",
+        "lameduck",
+        "layer",
         "limits",
         "router.dispatch",
         "router.frame",
+        "router.imports",
         "router.match_cache",
         "router.match_result",
         "router.patterns",
+        "reload",
+        "router.permissions",
         "router.ring",
+        "router.spaces",
         "router.subject",
         "router.sublist",
         "router.table",
+        "router.transform",
         "router.trie",
         "timers",
         "values",

@@ -122,10 +122,11 @@ def test_pid_file_that_cannot_be_written_is_named_in_the_error(tmp_path: Path) -
 def test_ports_file_lists_the_urls_and_leaves_no_draft(tmp_path: Path) -> None:
     ports_file = PortsFile(str(tmp_path))
     ports_file.check()
-    ports_file.write(["nats://127.0.0.1:4222", "nats://[::1]:4222"])
+    urls = {"nats": ["nats://127.0.0.1:4222", "nats://[::1]:4222"], "websocket": ["ws://[::1]:1"]}
+    ports_file.write(urls)
     (path,) = tmp_path.iterdir()
     assert path.name == f"shardd_{os.getpid()}.ports"
-    assert json.loads(path.read_text()) == {"nats": ["nats://127.0.0.1:4222", "nats://[::1]:4222"]}
+    assert json.loads(path.read_text()) == urls
     ports_file.remove()
     ports_file.remove()
     assert list(tmp_path.iterdir()) == []

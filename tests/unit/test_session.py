@@ -12,7 +12,9 @@ from shardd.worker.info import DEFAULT_OPTIONS, ConnectOptions
 
 
 def connect(text, previous=DEFAULT_OPTIONS, serves_headers=True):
-    return session.connect(text.encode(), previous, serves_headers)
+    options = session.connect(text.encode(), previous)
+    session.check_options(options, serves_headers)
+    return options
 
 
 def refusal(text, **keywords):

@@ -288,8 +288,8 @@ def test_fork_that_fails_is_tried_again(bench: Bench, caplog: pytest.LogCaptureF
     assert bench.children.forked == [0, 1, 0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
-def test_signals_that_are_not_served_are_answered_in_the_log(
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_signals_that_have_nothing_to_do_are_answered_in_the_log(
     bench: Bench, caplog: pytest.LogCaptureFixture, number: signal.Signals
 ) -> None:
     bench.boot()
