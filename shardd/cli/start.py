@@ -66,7 +66,9 @@ def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f'--set takes KEY=VALUE, not "{setting}"')
-        fields.update(load_setting(key.strip(), value.strip()))
+        given = dict(load_setting(key.strip(), value.strip()))
+        given.pop("warnings", None)  # a number of seconds is fine on a command line
+        fields.update(given)
     fields.update(
         {
             _FIELDS.get(name, name): value

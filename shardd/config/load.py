@@ -17,7 +17,7 @@ from typing import Any, Final
 from shardd.config.access import Access, mappings_of, read_accounts, read_authorization
 from shardd.config.core import Config
 from shardd.config.listeners import ReadBytes, cluster_of, tls_of, unix_of, websocket_of
-from shardd.config.model import Account, OperatorMode, UseLimits
+from shardd.config.model import Account, Authorization, OperatorMode, UseLimits
 from shardd.config.reading import (
     Notes,
     Reader,
@@ -124,7 +124,8 @@ def _load(section: Section) -> Loaded:
     }
     read_section(section, readers)
     _finish(fields, access, operator, notes)
-    fields["warnings"] = (*notes.warnings, *notes.conversions)
+    if notes.warnings or notes.conversions:
+        fields["warnings"] = (*notes.warnings, *notes.conversions)
     return Loaded(Config(**fields), tuple(notes.conversions), fields)
 
 
@@ -339,10 +340,7 @@ def _operator_text(text: str, entry: Entry) -> str:
 
 
 def _finish(fields: dict[str, Any], access: Access, operator: dict[str, Any], notes: Notes) -> None:
-    """Puts the parts together."""
-    fields["authorization"] = access.authorization
-    fields["users"] = tuple(access.users)
-    fields["accounts"] = tuple(access.accounts)
+    """Puts the parts together. What is not set is left out, so that it overrides nothing."""
     tls = fields.get("tls")
     if access.auth_timeout_s is not None:
         fields["auth_timeout_s"] = access.auth_timeout_s
@@ -357,6 +355,12 @@ def _finish(fields: dict[str, Any], access: Access, operator: dict[str, Any], no
     system = fields.get("system_account", "")
     if system and not operator and system != "$SYS":
         _find_account(access.accounts, system)
+    if access.authorization != Authorization():
+        fields["authorization"] = access.authorization
+    if access.users:
+        fields["users"] = tuple(access.users)
+    if access.accounts:
+        fields["accounts"] = tuple(access.accounts)
     if _has_plaintext(access):
         notes.warnings.insert(0, _PLAINTEXT)
 

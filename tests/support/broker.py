@@ -53,8 +53,9 @@ class Broker(ABC):
         self._port = 0
 
     @abstractmethod
-    def command(self, settings: Mapping[str, Setting]) -> list[str]:
-        """The argument vector that starts this server with these settings."""
+    def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
+        """The argument vector that starts this server with these settings, or with the
+        configuration file that was written."""
 
     @property
     def directory(self) -> Path:
@@ -82,12 +83,40 @@ class Broker(ABC):
         assert self._process is not None, "the server was not started"
         return self._process.pid
 
+    @property
+    def configuration(self) -> Path:
+        """The configuration file, if it was started with one."""
+        return self._directory / "server.conf"
+
+    def start_text(self, text: str, *flags: str) -> None:
+        """Start the server with this configuration file."""
+        self.configuration.write_text(text)
+        self._start([*self.command({}, has_file=True), *flags])
+
+    def reload(self, text: str) -> str:
+        """Rewrite the configuration file, send HUP, and return the line that answers it."""
+        seen = len(self.log_text())
+        self.configuration.write_text(text)
+        os.kill(self.pid, signal.SIGHUP)
+
+        def answer() -> str:
+            for line in self.log_text()[seen:].splitlines():
+                if "Reloaded server configuration" in line or "Failed to reload" in line:
+                    return line
+            return ""
+
+        wait_until(lambda: bool(answer()), f"the reload of {self.kind}")
+        return answer()
+
     def start(self, settings: Mapping[str, Setting] | None = None) -> None:
         """Start the server and return once it accepts connections."""
+        self._start(self.command(settings or {}))
+
+    def _start(self, command: list[str]) -> None:
         assert self._process is None, "the server was already started"
         with open(self._directory / "output", "ab") as output:
             self._process = subprocess.Popen(
-                self.command(settings or {}),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -189,14 +218,14 @@ class NatsServer(Broker):
 
     kind = NATS_SERVER
 
-    def command(self, settings: Mapping[str, Setting]) -> list[str]:
+    def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
         """The command line; the settings go into a file beside the log."""
-        configuration = self._directory / "nats.conf"
-        lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items()]
-        configuration.write_text("".join(lines))
+        if not has_file:
+            lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items()]
+            self.configuration.write_text("".join(lines))
         return [
             _nats_server_path(),
-            *("-c", str(configuration)),
+            *("-c", str(self.configuration)),
             *("-a", "127.0.0.1", "-p", "-1"),
             *("--ports_file_dir", str(self._directory)),
             *("-l", str(self._directory / "log")),
@@ -211,7 +240,7 @@ class Shardd(Broker):
         self.workers = workers
         super().__init__()
 
-    def command(self, settings: Mapping[str, Setting]) -> list[str]:
+    def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
         """The command line; names and values are nats-server's."""
         arguments = [
             *(sys.executable, "-m", "shardd", "start"),
@@ -222,6 +251,8 @@ class Shardd(Broker):
             # A test that wants a connection on a certain worker tries until the kernel agrees.
             *("--set", "balance=false"),
         ]
+        if has_file:
+            arguments += ["-c", str(self.configuration)]
         for key, value in settings.items():
             text = value if isinstance(value, str) else json.dumps(value)
             arguments += ["--set", f"{key}={text}"]

@@ -25,6 +25,9 @@ from tests.support.wireclient import WireClient
 Dial = Callable[..., WireClient]
 Join = Callable[..., WireClient]
 ServerWith = Callable[..., Broker]
+Serve = Callable[..., Broker]
+
+CONFIGURED_KINDS = (NATS_SERVER, "shardd-2")
 
 
 class BrokerPool:
@@ -105,6 +108,29 @@ def server_with(server_kind: str, module_pool: BrokerPool, no_leaks: None) -> It
 
     yield get
     module_pool.check()
+
+
+@pytest.fixture(params=CONFIGURED_KINDS)
+def configured_kind(request: pytest.FixtureRequest) -> str:
+    """The kinds of servers that configuration files are tried on: each test starts its own."""
+    return str(request.param)
+
+
+@pytest.fixture
+def serve(configured_kind: str, no_leaks: None) -> Iterator[Serve]:
+    """``serve(text, *flags)``: a server of this test's own with this configuration file."""
+    brokers: list[Broker] = []
+
+    def start(text: str, *flags: str) -> Broker:
+        broker = make_broker(configured_kind)
+        brokers.append(broker)
+        broker.start_text(text, *flags)
+        return broker
+
+    yield start
+    for broker in brokers:
+        if broker.is_alive():
+            broker.stop()
 
 
 @pytest.fixture

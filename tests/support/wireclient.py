@@ -10,6 +10,7 @@ of the stream, unless the client is made with ``answers_pings=False``.
 import contextlib
 import json
 import socket
+import ssl
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -30,6 +31,8 @@ class WireClient:
         receive_bytes: int | None = None,
         answers_pings: bool = True,
         timeout_s: float = WAIT_S,
+        tls: ssl.SSLContext | None = None,
+        handshake_first: bool = False,
     ) -> None:
         self._received = bytearray()
         self._line = bytearray()  # the beginning of a line that may turn out to be a PING
@@ -44,8 +47,12 @@ class WireClient:
             self.socket.settimeout(timeout_s)
             self.socket.connect((host, port))
             self.local_port: int = self.socket.getsockname()[1]
+            if tls is not None and handshake_first:
+                self.socket = tls.wrap_socket(self.socket)
             self.info_line = self.expect_line()
             self.info = parse_info(self.info_line)
+            if tls is not None and not handshake_first:
+                self.socket = tls.wrap_socket(self.socket)
         except BaseException:
             self.socket.close()
             raise
