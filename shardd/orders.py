@@ -38,13 +38,20 @@ class LameDuck:
 
 
 @dataclass(frozen=True, slots=True)
+class Shed:
+    """Close so many connections, chosen at random: a reload has lowered their limit."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """A worker has carried out the order of this generation."""
 
     generation: int
 
 
-Order = Reload | LameDuck
+Order = Reload | LameDuck | Shed
 
 
 class OrderReceiver:
@@ -141,6 +148,6 @@ def _read_body(message: bytes, descriptors: list[int]) -> Order:
     with open(descriptors[0], "rb") as body:
         body.seek(0)
         order = pickle.load(body)
-    if not isinstance(order, Reload | LameDuck):
+    if not isinstance(order, Order):
         raise InternalError("a message of the supervisor is not an order")
     return order

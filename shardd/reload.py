@@ -5,7 +5,7 @@ goes on as before (sheet 13.5).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from shardd.config.core import Config
@@ -102,3 +102,19 @@ _CHECKS: Final[dict[str, Callable[..., None]]] = {
     "websocket": _check_websocket,
     "cluster": _check_cluster,
 }
+
+
+def shares_to_shed(connections: Sequence[int], maximum: int) -> list[int]:
+    """How many connections each worker has to close so that no more than `maximum` are left: by
+    how many it has, and exactly as many in all."""
+    total = sum(connections)
+    excess = min(total, total - max(maximum, 0))
+    if excess <= 0:
+        return [0] * len(connections)
+    shares = [excess * each // total for each in connections]
+    by_remainder = sorted(
+        range(len(connections)), key=lambda i: excess * connections[i] % total, reverse=True
+    )
+    for index in by_remainder[: excess - sum(shares)]:
+        shares[index] += 1
+    return shares

@@ -23,7 +23,7 @@ from shardd.config.core import Config
 from shardd.errors import BootError, ConfigError, ExitCode
 from shardd.host import HostSetup, number_accounts
 from shardd.identity import new_server_id
-from shardd.orders import LameDuck, Order, OrderChannel, Reload
+from shardd.orders import LameDuck, Order, OrderChannel, Reload, Shed
 from shardd.process import (
     Children,
     Ended,
@@ -411,7 +411,7 @@ class Supervisor:
         self._generation += 1
         self._order(Reload(self._generation, config, ids))
         if not self._unanswered:
-            self._say_reloaded()
+            self._end_reload()
 
     def _order(self, order: Order) -> None:
         """Gives an order to every worker that lives; one that does not takes it will be replaced
@@ -434,9 +434,18 @@ class Supervisor:
                 if answer.generation == self._generation:
                     self._unanswered.discard(index)
         if was_waiting and not self._unanswered and self._lame_duck_until is None:
-            self._say_reloaded()
+            self._end_reload()
 
-    def _say_reloaded(self) -> None:
+    def _end_reload(self) -> None:
+        """Every worker serves by the new configuration: what it leaves too many, goes."""
+        slots, config = self._setup.slots, self._setup.config
+        counts = [slots.counters(index)["connections"] for index in range(self._setup.worker_count)]
+        shares = reload.shares_to_shed(counts, config.max_connections)
+        if any(shares):
+            _log.info("Closed %d connections to fall within max_connections", sum(shares))
+        for channel, count in zip(self._setup.orders, shares, strict=True):
+            if count:
+                channel.send(Shed(count))
         _log.info("Reloaded server configuration (%s)", self._setup.config.config_digest)
 
     # --- lame duck mode ------------------------------------------------------------------------
@@ -468,7 +477,8 @@ class Supervisor:
 
     def _urls(self) -> dict[str, list[str]]:
         """What the ports file lists."""
-        urls = {"nats": listener_urls(self._setup.listeners[0])}
+        scheme = "nats" if self._setup.config.tls is None else "tls"
+        urls = {"nats": listener_urls(self._setup.listeners[0], scheme)}
         if self._setup.websocket_listeners:
             websocket = self._setup.config.websocket
             scheme = "ws" if websocket is None or websocket.tls is None else "wss"

@@ -120,6 +120,8 @@ def _check(options: Mapping[str, Any]) -> int:
     if not file:
         raise ConfigError("must specify file to validate with -t: shardd start -c FILE -t")
     loaded = load_file(file)
+    if loaded.is_empty:
+        raise ConfigError(f"{file}: config has no values or is empty")
     if loaded.conversions:
         raise ConfigError(loaded.conversions[0])
     config = _with_flags(loaded, options)

@@ -48,6 +48,7 @@ _PLAINTEXT: Final = "Plaintext passwords detected, use nkeys or bcrypt"
 class Loaded:
     """A file as it was read."""
 
+    is_empty: bool  # for `-t`: nothing is set
     config: Config  # not validated: flags may still go over it
     conversions: tuple[str, ...]  # errors for `-t`
     fields: Mapping[str, Any]  # what the file itself sets, by field of `Config`
@@ -71,14 +72,12 @@ def load_file(path: str, environment: Mapping[str, str] | None = None) -> Loaded
     loaded = load_text(text, path, os.environ if environment is None else environment)
     fields = {**loaded.fields, "config_file": path, "config_digest": digest}
     config = dataclasses.replace(loaded.config, config_file=path, config_digest=digest)
-    return Loaded(config, loaded.conversions, fields)
+    return Loaded(loaded.is_empty, config, loaded.conversions, fields)
 
 
 def load_text(text: str, file: str, environment: Mapping[str, str]) -> Loaded:
     """The same from a text. Files that it names are read all the same."""
     section = parse(text, file, environment=environment, read=_read_text)
-    if not section.entries:
-        raise ConfigError(f"{file}: config has no values or is empty")
     return _load(section)
 
 
@@ -126,7 +125,7 @@ def _load(section: Section) -> Loaded:
     _finish(fields, access, operator, notes)
     if notes.warnings or notes.conversions:
         fields["warnings"] = (*notes.warnings, *notes.conversions)
-    return Loaded(Config(**fields), tuple(notes.conversions), fields)
+    return Loaded(not section.entries, Config(**fields), tuple(notes.conversions), fields)
 
 
 def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:

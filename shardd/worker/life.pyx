@@ -112,7 +112,7 @@ cdef class Life(Reader):
         """From here on it is TLS; `info` still goes in clear."""
         self.is_peeking = False
         self.attach(self.door.tls_layer(), info)
-        self.is_greeted = len(info) > 0
+        self.is_greeted = self.is_greeted or len(info) > 0
         self._open_within(int(self.door.tls.timeout_s * 1000))
 
     cdef int _greet(self) except -1:

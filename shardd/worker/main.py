@@ -296,6 +296,8 @@ class Worker:
                 self._reload(order)
             elif isinstance(order, LameDuck):
                 self._start_lame_duck(order)
+            else:
+                self._shed(order.count)
         self._finish()
 
     def _reload(self, order: Reload) -> None:
@@ -311,19 +313,12 @@ class Worker:
         self._entrance.change_doors(self._make_doors(config))
         for connection in self._connections():
             connection.recheck(previous)
-        self._close_excess(config.max_connections)
         self._orders.answer(order.generation)
 
-    def _close_excess(self, connections_max: int) -> None:
-        """Close this worker's share of those that a lower limit leaves too many, at random
-        (sheet 3.1)."""
-        total = self._shared.slots.totals()["connections"]
+    def _shed(self, count: int) -> None:
+        """Close so many clients, at random (sheet 3.1)."""
         mine = self._connections()
-        excess = total - max(connections_max, 0)
-        if excess <= 0 or not mine:
-            return
-        share = min(len(mine), -(-excess * len(mine) // total))
-        for connection in self._shared.random.sample(mine, share):
+        for connection in self._shared.random.sample(mine, min(count, len(mine))):
             connection.close(CloseReason.MAXIMUM_CONNECTIONS_EXCEEDED, errors.ERR_MAX_CONNECTIONS)
 
     def _start_lame_duck(self, order: LameDuck) -> None:

@@ -166,11 +166,15 @@ def test_the_program_itself_shows_its_version(flag):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["start", "-c", "x"], b"this version of shardd does not serve -c (configuration file)"),
+        (["start", "-c", "x"], b"error opening config file: open x: no such file or directory"),
+        (["-c", "x", "-t"], b"error opening config file: open x: no such file or directory"),
+        (["start", "-t"], b"must specify file to validate with -t"),
+        (["start", "-sl", "nope"], b'unknown signal "nope"'),
+        (["signal", "stop=x"], b"could not read pid file x: no such file or directory"),
         (["start", "-js"], b"this version of shardd does not serve -js (JetStream)"),
-        (["start", "--tls"], b"this version of shardd does not serve --tls (TLS)"),
+        (["start", "--tls"], b"TLS Server certificate must be present and valid"),
         (["start", "-p", "70000"], b"port: 70000 is not between 1 and 65535"),
-        (["start", "--set", "bogus=1"], b'unknown setting "bogus"'),
+        (["start", "--set", "bogus=1"], b'--set:1:0: unknown field "bogus"'),
         (["start", "--set", "port"], b'--set takes KEY=VALUE, not "port"'),
         (["start", "-n", "a b"], b"server_name: cannot contain spaces"),
         (["start", "--workers", "0"], b"workers: 0 is not between 1 and 60"),

@@ -182,7 +182,7 @@ class Broker(ABC):
                 url = json.loads(path.read_text())["nats"][0]
             except ValueError:
                 return False  # it is being written
-            host, _, port = url.removeprefix("nats://").rpartition(":")
+            host, _, port = url.partition("://")[2].rpartition(":")
             self._host, self._port = host, int(port)
             return True
         return False
