@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -262,6 +263,13 @@ class Shardd(Broker):
         """The workers in the order of their slots, as long as none was ever replaced."""
         children = psutil.Process(self.pid).children()
         return sorted(children, key=lambda child: (child.create_time(), child.pid))[: self.workers]
+
+
+def free_port() -> int:
+    """A port that nobody uses now: for listeners whose port no ports file tells."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def make_broker(kind: str) -> Broker:
