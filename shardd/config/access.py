@@ -37,6 +37,7 @@ from shardd.config.reading import (
     texts_of,
 )
 from shardd.config.tree import Entry, Place, Section, Value
+from shardd.transform import Transform
 
 
 @dataclass(slots=True)
@@ -462,7 +463,13 @@ def mappings_of(entry: Entry) -> tuple[SubjectMapping, ...]:
             continue
         if not is_subject(item.key):
             raise item.place.error(f'Error adding mapping for "{item.key}": invalid subject')
-        mappings.append(SubjectMapping(item.key, _destinations(item)))
+        destinations = _destinations(item)
+        for each in destinations:
+            try:
+                Transform(item.key, each.subject, lambda below: 0)
+            except ValueError as error:
+                raise item.place.error(f'Error adding mapping for "{item.key}": {error}') from None
+        mappings.append(SubjectMapping(item.key, destinations))
     return tuple(mappings)
 
 

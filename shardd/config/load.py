@@ -347,7 +347,7 @@ def _finish(fields: dict[str, Any], access: Access, operator: dict[str, Any], no
         fields["auth_timeout_s"] = tls.timeout_s + 1.0  # the handshake is part of it
     if "cluster" in fields:
         notes.warnings.append("cluster: clusters are not served by this version of shardd")
-    if operator:
+    if operator.get("operators") or operator.get("trusted_keys"):
         fields["operator"] = _operator_mode(operator, fields)
         if access.users or access.authorization.user or access.authorization.token:
             raise ConfigError("operator mode takes no users, no user and no token")
@@ -371,8 +371,6 @@ def _find_account(accounts: list[Account], name: str) -> None:
 
 def _operator_mode(operator: dict[str, Any], fields: dict[str, Any]) -> OperatorMode:
     place = operator.get("place")
-    if not operator.get("operators") and not operator.get("trusted_keys"):
-        raise ConfigError("a resolver needs an operator")
     if not operator.get("resolver") and place is not None:
         raise place.error("operators require an account resolver to be configured")
     return OperatorMode(

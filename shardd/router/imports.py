@@ -9,7 +9,7 @@ from typing import Final
 
 from shardd import limits
 from shardd.config import model
-from shardd.router.transform import Transform, intersection
+from shardd.transform import Transform, intersection
 
 RESPONSE_MS_MAX: Final = int(limits.RESPONSE_S_MAX * 1000)
 

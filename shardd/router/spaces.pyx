@@ -24,7 +24,7 @@ from libc.string cimport memset
 from shardd import limits
 from shardd.config import model
 from shardd.router.imports import Service, StreamRoute, reversed_pattern, service_of, stream_route
-from shardd.router.transform import Transform, intersection, matches
+from shardd.transform import Transform, intersection, matches
 
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail

@@ -74,7 +74,14 @@ def arrived(client: WireClient) -> list[bytes]:
 def test_a_mapping_changes_where_messages_go(enter) -> None:
     client = enter()
     client.subscribe(b">", b"1")
-    for subject in (b"old.x", b"part.foo.bar", b"part.q.z", b"cut.abc-def", b"more.abcde", b"as.is"):
+    for subject in (
+        b"old.x",
+        b"part.foo.bar",
+        b"part.q.z",
+        b"cut.abc-def",
+        b"more.abcde",
+        b"as.is",
+    ):
         client.publish(subject, b"")
     assert arrived(client) == [
         b"new.x 1",

@@ -225,7 +225,7 @@ class NatsServer(Broker):
             lines = [f"{key}: {json.dumps(value)}\n" for key, value in settings.items()]
             self.configuration.write_text("".join(lines))
         return [
-            _nats_server_path(),
+            nats_server_path(),
             *("-c", str(self.configuration)),
             *("-a", "127.0.0.1", "-p", "-1"),
             *("--ports_file_dir", str(self._directory)),
@@ -293,7 +293,8 @@ def shardd_is_missing() -> str:
     return f"{' '.join(command)} returned {result.returncode}: {result.stderr[-500:]}"
 
 
-def _nats_server_path() -> str:
+def nats_server_path() -> str:
+    """Where the original is."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
     if not found:

@@ -55,9 +55,7 @@ class Authority:
         made = builder.sign(self._key, hashes.SHA256())
         issued = Issued(self.directory, name)
         issued.certificate.write_bytes(made.public_bytes(Encoding.PEM))
-        issued.key.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        )
+        issued.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return issued
 
 

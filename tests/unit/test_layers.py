@@ -26,7 +26,18 @@ PACKAGE: Final = "shardd"
 # package, with rows of its own; seen from outside, all of it stands in that one place.
 LAYERS: Final = (
     ("errors", "limits", "version"),
-    ("identity", "layer", "log", "process", "shm", "sockets", "timers", "values", "watch"),
+    (
+        "identity",
+        "layer",
+        "log",
+        "process",
+        "shm",
+        "sockets",
+        "timers",
+        "transform",
+        "values",
+        "watch",
+    ),
     (
         {
             "config": (
@@ -63,7 +74,7 @@ LAYERS: Final = (
     (
         {
             "router": (
-                ("doorbell", "frame", "ring", "subject", "table", "transform"),
+                ("doorbell", "frame", "ring", "subject", "table"),
                 ("frame_probe", "imports", "match_cache", "ring_probe", "trie"),
                 ("patterns", "permissions"),
                 ("match_result",),
@@ -135,7 +146,7 @@ SANS_IO: Final = frozenset(
         "router.subject",
         "router.sublist",
         "router.table",
-        "router.transform",
+        "transform",
         "router.trie",
         "timers",
         "values",
