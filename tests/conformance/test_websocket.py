@@ -5,10 +5,12 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from tests.support import certificates
 from tests.support.broker import Broker, free_port
@@ -31,7 +33,7 @@ def listen(serve: Serve):
 
 
 @contextlib.contextmanager
-def joined(url: str, options: bytes = b"{}", **more) -> Iterator[ClientConnection]:
+def joined(url: str, options: bytes = b"{}", **more: Any) -> Iterator[ClientConnection]:
     """A WebSocket past CONNECT."""
     with connect(url, **more) as client:
         assert client.recv().startswith(b"INFO {")
@@ -44,7 +46,7 @@ def read(client: ClientConnection, count: int) -> bytes:
     """At least so many bytes, without the server's own pings."""
     data = b""
     while len(data) < count:
-        data += client.recv(timeout=10).replace(b"PING\r\n", b"")
+        data += bytes(client.recv(timeout=10, decode=False)).replace(b"PING\r\n", b"")
     return data
 
 
@@ -94,7 +96,7 @@ def test_only_known_pages_may_connect(listen) -> None:
     with joined(url, QUIET, origin="http://good.example"), joined(url, QUIET):
         pass
     with pytest.raises(InvalidStatus) as caught:
-        connect(url, origin="http://evil.example")
+        connect(url, origin=Origin("http://evil.example"))
     assert caught.value.response.status_code == 403
 
 
@@ -103,7 +105,7 @@ def test_only_the_same_page_may_connect(listen) -> None:
     with joined(url, QUIET, origin=url.replace("ws://", "http://")):
         pass
     with pytest.raises(InvalidStatus):
-        connect(url, origin="http://127.0.0.1:1")
+        connect(url, origin=Origin("http://127.0.0.1:1"))
 
 
 def test_users_prove_themselves_as_everywhere(listen) -> None:

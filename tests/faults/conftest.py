@@ -18,9 +18,9 @@ class SharddAt(Shardd):
         super().__init__(workers)
         self._wanted_port = port
 
-    def command(self, settings: Mapping[str, Setting]) -> list[str]:
+    def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
         """The same command line with another port: the last flag counts."""
-        return [*super().command(settings), "-p", str(self._wanted_port)]
+        return [*super().command(settings, has_file=has_file), "-p", str(self._wanted_port)]
 
 
 @pytest.fixture

@@ -64,12 +64,13 @@ def test_a_token_is_read_and_its_time_kept() -> None:
 @given(st.integers(0, len(TOKEN) - 1), st.characters(codec="ascii", exclude_categories=["Cc"]))
 def test_a_token_that_was_changed_is_refused_without_showing_it(place: int, character: str) -> None:
     changed = TOKEN[:place] + character + TOKEN[place + 1 :]
+    told, found = "", None
     try:
         found = claims.decode(changed)
     except claims.ClaimsError as error:
-        assert TOKEN[:40] not in str(error)
-    else:
-        assert found == claims.decode(TOKEN)
+        told = str(error)
+    assert TOKEN[:40] not in told
+    assert found is None or found == claims.decode(TOKEN)
 
 
 @given(st.text())
