@@ -30,6 +30,9 @@ def commands() -> None:
 @click.option("--quick", is_flag=True, help="Tiny sizes, one round: does it work at all?")
 @click.option("--workers", default=max(2, os.cpu_count() or 2), help="Workers of shardd.")
 @click.option("--servers", default=SERVERS, help="What is compared with what.")
+@click.option(
+    "--config", default="", help="A configuration file for both servers; not kept in the history."
+)
 @click.option("--history", "path", default=HISTORY, type=click.Path(path_type=Path))
 @click.option("--no-history", is_flag=True, help="Write neither history nor chart.")
 def run(
@@ -39,6 +42,7 @@ def run(
     quick: bool,
     workers: int,
     servers: str,
+    config: str,
     path: Path,
     no_history: bool,
 ) -> None:
@@ -47,14 +51,14 @@ def run(
     if not loads:
         raise click.UsageError(f"no load is named like {pattern!r}; see: python -m bench list")
     # The history of the checkout is of full runs of one pair of servers.
-    is_comparable = servers == SERVERS and not quick
+    is_comparable = servers == SERVERS and not quick and not config
     is_kept = not no_history and (is_comparable or path != HISTORY)
     if quick:
         rounds, seconds = 1, QUICK_SECONDS
     raise_file_limit()
     records: list[Record] = []
     try:
-        contenders = parse_contenders(servers)
+        contenders = parse_contenders(servers, config)
         running = Run(Options(contenders, rounds, seconds, workers, quick))
     except (ValueError, ServerFailure) as error:
         raise click.UsageError(str(error)) from error

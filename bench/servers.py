@@ -39,6 +39,7 @@ class Contender:
 
     label: str
     program: str
+    config: str = ""  # a configuration file that both programs take
 
     def program_command(self) -> list[str]:
         """The program itself."""
@@ -51,8 +52,10 @@ class Contender:
         if self.has_workers:
             # The kernel's spread lets a connection be placed by trying (see bench.placement).
             spread = ["--set", "balance=false"]
-            return [*self.program_command(), "start", "--workers", str(workers), *spread]
-        return self.program_command()
+            command = [*self.program_command(), "start", "--workers", str(workers), *spread]
+        else:
+            command = self.program_command()
+        return [*command, "-c", self.config] if self.config else command
 
     @property
     def has_workers(self) -> bool:
@@ -71,7 +74,7 @@ class Contender:
         return done.stdout.strip().rpartition(" ")[2]
 
 
-def parse_contenders(text: str) -> list[Contender]:
+def parse_contenders(text: str, config: str = "") -> list[Contender]:
     """Two programs, as in `shardd,nats-server`; a program named twice gets a numbered label."""
     programs = [program.strip() for program in text.split(",")]
     for program in programs:
@@ -80,7 +83,10 @@ def parse_contenders(text: str) -> list[Contender]:
     if len(programs) != 2:
         raise ValueError("two servers are compared")
     first, second = programs
-    return [Contender(first, first), Contender(second + "-2" * (first == second), second)]
+    return [
+        Contender(first, first, config),
+        Contender(second + "-2" * (first == second), second, config),
+    ]
 
 
 def find_nats_server() -> Path:
