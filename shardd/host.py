@@ -4,15 +4,31 @@ Nothing here is alive: no event loop, no thread and no ZeroMQ context exists in 
 makes a `HostSetup`, so a fork at any time copies a quiet process.
 """
 
+import logging
+import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from shardd.config.core import Config
+from shardd.identity import new_server_id
 from shardd.orders import OrderChannel
+from shardd.process import raise_file_limit
 from shardd.quotas import Quotas
 from shardd.router.ring import Ring
+from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.slots import Slots
+from shardd.sockets import (
+    join_address,
+    open_handovers,
+    open_listeners,
+    open_unix_listener,
+    remove_unix_socket,
+)
+from shardd.version import NATS_VERSION, SHARDD_VERSION
+
+_log = logging.getLogger("shardd.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +68,121 @@ def number_accounts(names: Iterable[str], known: Mapping[str, int]) -> dict[str,
     for name in names:
         ids.setdefault(name, len(ids))
     return ids
+
+
+def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int], None]]:
+    """Makes everything that outlives a worker, and what closes a child's copy of it.
+
+    `stack` undoes it all at the end. Raises BootError for what the operator has to change.
+    """
+    server_id = new_server_id()
+    server_name = config.server_name or server_id
+    worker_count = config.worker_count
+    _say_starting(config, server_id, server_name)
+    raise_file_limit()
+    listeners = open_listeners(config.host, config.port, worker_count)
+    for listener in listeners:
+        stack.callback(listener.close)
+    websockets = _open_websockets(config, worker_count, stack)
+    unix = _open_unix(config, stack)
+    port: int = listeners[0].getsockname()[1]
+    if config.pid_file:
+        write_pid_file(config.pid_file)
+    handovers = open_handovers(worker_count)
+    for inlet, outlet in handovers:
+        stack.callback(inlet.close)
+        stack.callback(outlet.close)
+    runtime = RuntimeDirectory.create()
+    stack.callback(runtime.close)
+    orders = tuple(OrderChannel() for _ in range(worker_count))
+    for channel in orders:
+        stack.callback(channel.close)
+    _say_listening(config, port)
+    setup = HostSetup(
+        config=config,
+        server_id=server_id,
+        server_name=server_name,
+        host=config.host,
+        port=port,
+        worker_count=worker_count,
+        slots=Slots(worker_count),
+        rings=tuple(Ring(config.ring_bytes, worker_count) for _ in range(worker_count)),
+        doorbell_fds=tuple(_eventfd(stack) for _ in range(worker_count)),
+        listeners=listeners,
+        handovers=handovers,
+        control_dir=str(runtime.path),
+        supervisor_fd=_eventfd(stack),
+        hash_seed=int.from_bytes(os.urandom(8), "little"),
+        websocket_listeners=websockets,
+        unix_listener=unix,
+        orders=orders,
+        account_ids=number_accounts(config.account_names, {}),
+    )
+
+    def release(index: int) -> None:
+        """In a child: lets go of what is the supervisor's and the other workers'."""
+        runtime.leave_in_child()
+        for number in range(worker_count):
+            orders[number].leave_in_child(number == index)
+            if number != index:
+                listeners[number].close()
+                handovers[number][0].close()
+                if websockets:
+                    websockets[number].close()
+
+    return setup, release
+
+
+def _say_starting(config: Config, server_id: str, server_name: str) -> None:
+    _log.info("Starting shardd")
+    _log.info("  Version:  %s", NATS_VERSION)
+    _log.info("  Shardd:   %s", SHARDD_VERSION)
+    _log.info("  Name:     %s", server_name)
+    _log.info("  ID:       %s", server_id)
+    _log.info("  Workers:  %d", config.worker_count)
+    if config.config_file is not None:
+        _log.info("Using configuration file: %s (%s)", config.config_file, config.config_digest)
+    for warning in config.warnings:
+        _log.warning("%s", warning)
+
+
+def _say_listening(config: Config, port: int) -> None:
+    _log.info("Listening for client connections on %s", join_address(config.host, port))
+    if config.tls is not None:
+        words = "available" if config.allow_non_tls else "required"
+        _log.info("TLS %s for client connections", words)
+    if config.unix is not None:
+        _log.info("Listening for client connections on %s", config.unix.path)
+
+
+def _open_websockets(config: Config, count: int, stack: ExitStack) -> tuple[socket.socket, ...]:
+    """The listening sockets for WebSocket, if it is configured."""
+    websocket = config.websocket
+    if websocket is None:
+        return ()
+    listeners = open_listeners(websocket.host, websocket.port, count)
+    for listener in listeners:
+        stack.callback(listener.close)
+    scheme = "ws" if websocket.tls is None else "wss"
+    address = join_address(websocket.host, listeners[0].getsockname()[1])
+    _log.info("Listening for websocket clients on %s://%s", scheme, address)
+    if websocket.tls is None:
+        _log.warning("Websocket not configured with TLS. DO NOT USE IN PRODUCTION!")
+    return listeners
+
+
+def _open_unix(config: Config, stack: ExitStack) -> socket.socket | None:
+    """The listening socket in the file system, if it is configured."""
+    if config.unix is None:
+        return None
+    path = config.unix.path
+    listener = open_unix_listener(path, config.unix.mode)
+    stack.callback(listener.close)
+    stack.callback(remove_unix_socket, path, os.stat(path).st_ino)
+    return listener
+
+
+def _eventfd(stack: ExitStack) -> int:
+    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd

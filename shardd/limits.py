@@ -101,6 +101,8 @@ RESTART_BACKOFF_S_MIN: Final = 0.05
 RESTART_BACKOFF_S_MAX: Final = 5.0
 BOOT_FAILURES_MAX: Final = 3  # in a row, before the supervisor gives up
 STOP_S_MAX: Final = 5.0  # from TERM to the kill of a worker that will not end
-# From TERM until a client that does not read what is queued for it is closed all the same.
-DRAIN_S_MAX: Final = 2.0
+# From TERM until clients are closed that have not read all that is queued for them: as long as
+# they read, but less than what the supervisor waits for; or when none of them reads any more.
+DRAIN_S_MAX: Final = 4.0
+DRAIN_IDLE_S_MAX: Final = 0.5
 LISTEN_BACKLOG: Final = 4096

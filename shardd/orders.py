@@ -2,23 +2,26 @@
 
 One pair of sockets per worker slot, made before the first fork and kept by the supervisor, so that
 a worker's end outlives the worker. A message keeps its boundaries; an order's body, which may be a
-large configuration, travels beside it as a descriptor of memory (memfd). Bodies are pickled: both
-ends are one program, forked from one process, and nobody else holds these sockets.
+large configuration, travels beside it as a descriptor of memory (memfd) that cannot be changed any
+more, written once for all workers. Bodies are pickled: both ends are one program, forked from one
+process, and nobody else holds these sockets.
 """
 
 import contextlib
+import fcntl
 import os
 import pickle
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from shardd.config.core import Config
 from shardd.errors import InternalError
 
 _MESSAGE_BYTES_MAX: Final = 4096
 _BODY: Final = b"order"
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +47,33 @@ class Shed:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A worker has carried out the order of this generation."""
-
-    generation: int
-
-
 Order = Reload | LameDuck | Shed
+
+
+class OrderBody:
+    """One order, pickled, in memory that every worker can be handed. A context manager."""
+
+    def __init__(self, order: Order) -> None:
+        """Raises OSError when there is no descriptor or no memory left for it."""
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self.descriptor = os.memfd_create("order", flags)
+        try:
+            with open(self.descriptor, "wb", closefd=False) as body:
+                pickle.dump(order, body, pickle.HIGHEST_PROTOCOL)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The workers have descriptors of their own."""
+        os.close(self.descriptor)
 
 
 class OrderReceiver:
@@ -65,19 +87,23 @@ class OrderReceiver:
         return self._end.fileno()
 
     def take(self) -> list[Order]:
-        """The orders that have come. Raises InternalError for what is none."""
+        """The orders that have come, oldest first; never waits.
+
+        Raises:
+            InternalError: something came that is no order.
+        """
         orders: list[Order] = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self._end, _MESSAGE_BYTES_MAX, 1)
+                message, descriptors = _receive(self._end)
                 if not message:
                     break
-                orders.append(_read_body(message, descriptors))
+                orders.append(_read_order(message, descriptors))
         return orders
 
     def answer(self, generation: int) -> None:
-        """Tell the supervisor that an order was carried out."""
-        with contextlib.suppress(BlockingIOError):  # it will give the worker up in its time
+        """Tells the supervisor that the order of this generation was carried out."""
+        with contextlib.suppress(BlockingIOError):  # it reads none: it will give the worker up
             self._end.send(generation.to_bytes(8, "little"))
 
 
@@ -97,34 +123,33 @@ class OrderChannel:
         return OrderReceiver(self._worker)
 
     def send(self, order: Order) -> bool:
-        """Give an order. False: the worker has not taken the ones before."""
-        descriptor = os.memfd_create("order", os.MFD_CLOEXEC)
+        """Gives an order to this worker alone. False: it has not taken the ones before."""
+        with OrderBody(order) as body:
+            return self.send_body(body)
+
+    def send_body(self, body: OrderBody) -> bool:
+        """Gives an order that others are given too. False: it has not taken the ones before."""
         try:
-            with open(descriptor, "wb", closefd=False) as body:
-                pickle.dump(order, body, pickle.HIGHEST_PROTOCOL)
-            socket.send_fds(self._own, [_BODY], [descriptor])
-        except BlockingIOError:
+            socket.send_fds(self._own, [_BODY], [body.descriptor])
+        except OSError:  # its queue is full, or the kernel's count of descriptors under way
             return False
-        finally:
-            os.close(descriptor)
         return True
 
-    def answers(self) -> list[Answer]:
-        """What the worker has answered since."""
-        answers = []
+    def answers(self) -> list[int]:
+        """The generations of the orders that the worker has carried out since the last call."""
+        generations = []
         with contextlib.suppress(BlockingIOError):
             while message := self._own.recv(_MESSAGE_BYTES_MAX):
-                answers.append(Answer(int.from_bytes(message, "little")))
-        return answers
+                generations.append(int.from_bytes(message, "little"))
+        return generations
 
     def discard(self) -> None:
-        """Forget what a worker that has ended did not take, and what it said last."""
+        """Forgets what a worker that has ended did not take, and what it said last."""
         self.answers()
         with contextlib.suppress(BlockingIOError):
             while True:
-                message, descriptors, _, _ = socket.recv_fds(self._worker, _MESSAGE_BYTES_MAX, 1)
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                message, descriptors = _receive(self._worker)
+                _close_all(descriptors)
                 if not message:
                     break
 
@@ -140,14 +165,34 @@ class OrderChannel:
         self._worker.close()
 
 
-def _read_body(message: bytes, descriptors: list[int]) -> Order:
-    if message != _BODY or len(descriptors) != 1:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise InternalError("a message of the supervisor is not an order")
-    with open(descriptors[0], "rb") as body:
-        body.seek(0)
-        order = pickle.load(body)
+def _receive(end: socket.socket) -> tuple[bytes, list[int]]:
+    """One message and what came beside it. Raises BlockingIOError when there is none."""
+    flags = socket.MSG_CMSG_CLOEXEC
+    message, descriptors, _, _ = socket.recv_fds(end, _MESSAGE_BYTES_MAX, 1, flags)
+    return message, descriptors
+
+
+def _read_order(message: bytes, descriptors: list[int]) -> Order:
+    try:
+        if message != _BODY or len(descriptors) != 1:
+            raise InternalError("a message of the supervisor is not an order")
+        order = _unpickle(descriptors[0])
+    finally:
+        _close_all(descriptors)
     if not isinstance(order, Order):
-        raise InternalError("a message of the supervisor is not an order")
+        raise InternalError(f"the supervisor ordered something unknown: {type(order).__name__}")
     return order
+
+
+def _unpickle(descriptor: int) -> object:
+    """What a body holds. All workers read the same open file, so its position is nobody's."""
+    size = os.fstat(descriptor).st_size
+    try:
+        return pickle.loads(os.pread(descriptor, size, 0))
+    except Exception as error:  # pickle may raise nearly anything
+        raise InternalError(f"an order of the supervisor cannot be read: {error!r}") from error
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -9,6 +9,7 @@ As with nats-server, either wildcard address means IPv4 and IPv6, on one dual-st
 client's address then arrives as ::ffff:a.b.c.d, which whoever shows it must undo (`plain_address`).
 """
 
+import contextlib
 import os
 import socket
 import stat
@@ -51,27 +52,33 @@ def open_listeners(host: str, port: int, count: int) -> tuple[socket.socket, ...
 
 
 def open_unix_listener(path: str, mode: int) -> socket.socket:
-    """Opens the one listening socket at a path, with these permissions from its first moment on.
+    """Opens the one listening socket at a path, with these permissions before it takes anybody.
 
-    A socket that nobody listens on any more is replaced; anything else at the path stays.
+    A socket that nobody listens on any more is replaced; anything else at the path stays, and is
+    in the way.
     Raises BootError with the one line that tells the operator why it cannot be.
     """
+    if "\0" in path:
+        raise BootError(f"Error listening on {path!r}: embedded null byte")
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     with ExitStack() as opened:
         try:
             _remove_stale_socket(path)
             listener = opened.enter_context(socket.socket(socket.AF_UNIX, kind))
-            mask = os.umask(0o777 & ~mode)
-            try:
-                listener.bind(path)
-            finally:
-                os.umask(mask)
-            os.chmod(path, mode)
+            listener.bind(path)
+            os.chmod(path, mode)  # nobody can connect before it listens
             listener.listen(limits.LISTEN_BACKLOG)
         except OSError as error:
             raise BootError(f"Error listening on {path}: {error_text(error)}") from error
         opened.pop_all()
         return listener
+
+
+def remove_unix_socket(path: str, inode: int) -> None:
+    """Removes the file of a listening socket, unless another server's stands there by now."""
+    with contextlib.suppress(OSError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
 
 
 def _remove_stale_socket(path: str) -> None:
@@ -84,6 +91,8 @@ def _remove_stale_socket(path: str) -> None:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+        except BlockingIOError:  # somebody listens, with as many waiting as may wait
+            return
 
 
 def open_handovers(count: int) -> tuple[tuple[socket.socket, socket.socket], ...]:

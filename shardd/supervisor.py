@@ -18,31 +18,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from shardd import limits, log, reload
+from shardd import log, reload
 from shardd.config.core import Config
 from shardd.errors import BootError, ConfigError, ExitCode
-from shardd.host import HostSetup, number_accounts
-from shardd.identity import new_server_id
-from shardd.orders import LameDuck, Order, OrderChannel, Reload, Shed
-from shardd.process import (
-    Children,
-    Ended,
-    SignalQueue,
-    freeze_heap,
-    raise_file_limit,
-    usable_cores,
-)
-from shardd.router.ring import Ring
-from shardd.runfiles import PortsFile, RuntimeDirectory, write_pid_file
-from shardd.slots import Slots, State
-from shardd.sockets import (
-    join_address,
-    listener_urls,
-    open_handovers,
-    open_listeners,
-    open_unix_listener,
-)
-from shardd.version import NATS_VERSION, SHARDD_VERSION
+from shardd.host import HostSetup, number_accounts, prepare
+from shardd.orders import LameDuck, OrderBody, Reload, Shed
+from shardd.process import Children, Ended, SignalQueue, freeze_heap, usable_cores
+from shardd.runfiles import PortsFile, write_pid_file
+from shardd.slots import State
+from shardd.sockets import listener_urls
 from shardd.watch import Order as WatchOrder
 from shardd.watch import Verb, Watch
 
@@ -106,7 +90,7 @@ def run(config: Config, worker_main: WorkerMain, reread: Reread | None = None) -
     """
     try:
         with ExitStack() as stack:
-            setup, release = _prepare(config, stack)
+            setup, release = prepare(config, stack)
             supervisor = _make_supervisor(setup, worker_main, release, reread, stack)
             return supervisor.serve()
     except BootError as error:
@@ -115,118 +99,6 @@ def run(config: Config, worker_main: WorkerMain, reread: Reread | None = None) -
     except Exception:
         _log.exception("The supervisor failed")
         return ExitCode.SUPERVISOR_FAULT
-
-
-def _prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int], None]]:
-    """Makes everything that outlives a worker, and what closes a child's copy of it.
-
-    `stack` undoes it all at the end.
-    """
-    server_id = new_server_id()
-    server_name = config.server_name or server_id
-    worker_count = config.worker_count
-    _say_starting(config, server_id, server_name)
-    raise_file_limit()
-    listeners = open_listeners(config.host, config.port, worker_count)
-    for listener in listeners:
-        stack.callback(listener.close)
-    websockets = _open_websockets(config, worker_count, stack)
-    unix = None
-    if config.unix is not None:
-        unix = open_unix_listener(config.unix.path, config.unix.mode)
-        stack.callback(_close_unix, unix, config.unix.path, os.getpid())
-    port: int = listeners[0].getsockname()[1]
-    if config.pid_file:
-        write_pid_file(config.pid_file)
-    handovers = open_handovers(worker_count)
-    for inlet, outlet in handovers:
-        stack.callback(inlet.close)
-        stack.callback(outlet.close)
-    runtime = RuntimeDirectory.create()
-    stack.callback(runtime.close)
-    orders = tuple(OrderChannel() for _ in range(worker_count))
-    for channel in orders:
-        stack.callback(channel.close)
-    _say_listening(config, port)
-    setup = HostSetup(
-        config=config,
-        server_id=server_id,
-        server_name=server_name,
-        host=config.host,
-        port=port,
-        worker_count=worker_count,
-        slots=Slots(worker_count),
-        rings=tuple(Ring(config.ring_bytes, worker_count) for _ in range(worker_count)),
-        doorbell_fds=tuple(_eventfd(stack) for _ in range(worker_count)),
-        listeners=listeners,
-        handovers=handovers,
-        control_dir=str(runtime.path),
-        supervisor_fd=_eventfd(stack),
-        hash_seed=int.from_bytes(os.urandom(8), "little"),
-        websocket_listeners=websockets,
-        unix_listener=unix,
-        orders=orders,
-        account_ids=number_accounts(config.account_names, {}),
-    )
-
-    def release(index: int) -> None:
-        """In a child: lets go of what is the supervisor's and the other workers'."""
-        runtime.leave_in_child()
-        for number in range(worker_count):
-            orders[number].leave_in_child(number == index)
-            if number != index:
-                listeners[number].close()
-                handovers[number][0].close()
-                if websockets:
-                    websockets[number].close()
-
-    return setup, release
-
-
-def _say_starting(config: Config, server_id: str, server_name: str) -> None:
-    _log.info("Starting shardd")
-    _log.info("  Version:  %s", NATS_VERSION)
-    _log.info("  Shardd:   %s", SHARDD_VERSION)
-    _log.info("  Name:     %s", server_name)
-    _log.info("  ID:       %s", server_id)
-    _log.info("  Workers:  %d", config.worker_count)
-    if config.config_file is not None:
-        _log.info("Using configuration file: %s (%s)", config.config_file, config.config_digest)
-    for warning in config.warnings:
-        _log.warning("%s", warning)
-
-
-def _say_listening(config: Config, port: int) -> None:
-    _log.info("Listening for client connections on %s", join_address(config.host, port))
-    if config.tls is not None:
-        words = "available" if config.allow_non_tls else "required"
-        _log.info("TLS %s for client connections", words)
-    if config.unix is not None:
-        _log.info("Listening for client connections on %s", config.unix.path)
-
-
-def _open_websockets(config: Config, count: int, stack: ExitStack) -> tuple[socket.socket, ...]:
-    """The listening sockets for WebSocket, if it is configured."""
-    websocket = config.websocket
-    if websocket is None:
-        return ()
-    listeners = open_listeners(websocket.host, websocket.port, count)
-    for listener in listeners:
-        stack.callback(listener.close)
-    scheme = "ws" if websocket.tls is None else "wss"
-    address = join_address(websocket.host, listeners[0].getsockname()[1])
-    _log.info("Listening for websocket clients on %s://%s", scheme, address)
-    if websocket.tls is None:
-        _log.warning("Websocket not configured with TLS. DO NOT USE IN PRODUCTION!")
-    return listeners
-
-
-def _close_unix(listener: socket.socket, path: str, owner: int) -> None:
-    """Takes the socket out of the file system, unless this is a child that only lets go of it."""
-    listener.close()
-    if os.getpid() == owner:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
 
 
 def _make_supervisor(
@@ -238,11 +110,7 @@ def _make_supervisor(
 ) -> "Supervisor":
     """The supervisor of a host that is prepared, its signals and files; `stack` undoes it."""
     config = setup.config
-    ports_file = None
-    if config.ports_file_dir:
-        ports_file = PortsFile(config.ports_file_dir)
-        ports_file.check()
-        stack.callback(ports_file.remove)
+    ports_file = _ports_file(config)
     signals = SignalQueue(_SIGNALS)
     stack.callback(signals.close)
 
@@ -265,6 +133,15 @@ def _make_supervisor(
     return supervisor
 
 
+def _ports_file(config: Config) -> PortsFile | None:
+    """The ports file, if there shall be one. Raises BootError if it could not be written."""
+    if config.ports_file_dir is None:
+        return None
+    ports_file = PortsFile(config.ports_file_dir)
+    ports_file.check()
+    return ports_file
+
+
 class Supervisor:
     """One host's workers while they live; owned by the only thread of the supervisor process."""
 
@@ -281,7 +158,9 @@ class Supervisor:
         self._reread = reread
         self._generation = 0
         self._unanswered: set[int] = set()  # workers that have not carried out the last order
+        self._is_reloading = False
         self._lame_duck_until: float | None = None
+        self._close_at: float | None = None  # when workers begin to let clients go
         self._children = children
         self._signals = signals
         self._clock = clock
@@ -323,12 +202,14 @@ class Supervisor:
         for each in ended:
             self._handle_end(each)
         self._take_answers()
-        self._end_lame_duck()
+        self._pass_lame_duck()
         for order in self._watch.due(self._clock()):
             self._carry_out(order)
 
     def close(self) -> None:
-        """Leaves no child behind, whatever the reason for leaving."""
+        """Leaves no child and no ports file behind, whatever the reason for leaving."""
+        if self._ports_file is not None:
+            self._ports_file.remove()
         for pid in self._watch.pids():
             self._children.signal(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
@@ -392,61 +273,88 @@ class Supervisor:
             )
             return
         if self._watch.is_stopping or self._lame_duck_until is not None:
+            _log.info("Ignoring the signal, the server is about to end")
             return
+        said = self._setup.config.warnings
         try:
             config = self._reread()
             lines = reload.changes(self._setup.config, config)
-            log.configure(config, "supervisor")
-            if config.pid_file and config.pid_file != self._setup.config.pid_file:
-                write_pid_file(config.pid_file)
-        except (ConfigError, BootError) as error:
-            with contextlib.suppress(BootError):
-                log.configure(self._setup.config, "supervisor")
+            ids = number_accounts(config.account_names, self._setup.account_ids)
+            with OrderBody(Reload(self._generation + 1, config, ids)) as body:
+                self._change_files(config)
+                self._setup = dataclasses.replace(self._setup, config=config, account_ids=ids)
+                self._order(body)
+        except (ConfigError, BootError, OSError) as error:
             _log.error("Failed to reload server configuration: %s", error)
             return
+        except Exception:  # a fault of ours in reading is no reason to end a server that serves
+            _log.exception("Failed to reload server configuration")
+            return
+        for warning in config.warnings:
+            if warning not in said:
+                _log.warning("%s", warning)
         for line in lines:
             _log.info("%s", line)
-        ids = number_accounts(config.account_names, self._setup.account_ids)
-        self._setup = dataclasses.replace(self._setup, config=config, account_ids=ids)
-        self._generation += 1
-        self._order(Reload(self._generation, config, ids))
-        if not self._unanswered:
-            self._end_reload()
+        self._is_reloading = True
+        self._take_answers()
 
-    def _order(self, order: Order) -> None:
-        """Gives an order to every worker that lives; one that does not takes it will be replaced
-        by one that starts with it."""
+    def _change_files(self, config: Config) -> None:
+        """The files of this process as the new configuration wants them. Raises BootError, and
+        has changed nothing, if one of them cannot be written."""
+        old = self._setup.config
+        ports_file = self._ports_file
+        if config.ports_file_dir != old.ports_file_dir:
+            ports_file = _ports_file(config)
+        log.configure(config, "supervisor")
+        try:
+            if config.pid_file and config.pid_file != old.pid_file:
+                write_pid_file(config.pid_file)
+            if ports_file is not self._ports_file:
+                if ports_file is not None and self._was_ready:
+                    ports_file.write(self._urls())
+                if self._ports_file is not None:
+                    self._ports_file.remove()
+        except BootError:
+            with contextlib.suppress(BootError):
+                log.configure(old, "supervisor")
+            raise
+        self._ports_file = ports_file
+
+    def _order(self, body: OrderBody) -> None:
+        """Gives an order to every worker that lives. One that does not take it is ended: its
+        replacement starts as ordered."""
+        self._generation += 1
         self._unanswered = set()
         for index, channel in enumerate(self._setup.orders):
             pid = self._watch.pid(index)
             if not pid:
                 continue
-            if channel.send(order):
+            if channel.send_body(body):
                 self._unanswered.add(index)
             else:
                 _log.error("Worker %d, pid %d, takes no orders, ending it", index, pid)
                 self._children.signal(pid, signal.SIGABRT)
 
     def _take_answers(self) -> None:
-        was_waiting = bool(self._unanswered)
         for index, channel in enumerate(self._setup.orders):
-            for answer in channel.answers():
-                if answer.generation == self._generation:
-                    self._unanswered.discard(index)
-        if was_waiting and not self._unanswered and self._lame_duck_until is None:
-            self._end_reload()
+            if self._generation in channel.answers():
+                self._unanswered.discard(index)
+        if self._is_reloading and not self._unanswered:
+            self._is_reloading = False
+            self._shed()
+            _log.info("Reloaded server configuration (%s)", self._setup.config.config_digest)
 
-    def _end_reload(self) -> None:
+    def _shed(self) -> None:
         """Every worker serves by the new configuration: what it leaves too many, goes."""
         slots, config = self._setup.slots, self._setup.config
         counts = [slots.counters(index)["connections"] for index in range(self._setup.worker_count)]
         shares = reload.shares_to_shed(counts, config.max_connections)
-        if any(shares):
-            _log.info("Closed %d connections to fall within max_connections", sum(shares))
+        if not any(shares):
+            return
+        _log.info("Closed %d connections to fall within max_connections", sum(shares))
         for channel, count in zip(self._setup.orders, shares, strict=True):
             if count:
                 channel.send(Shed(count))
-        _log.info("Reloaded server configuration (%s)", self._setup.config.config_digest)
 
     # --- lame duck mode ------------------------------------------------------------------------
 
@@ -454,19 +362,33 @@ class Supervisor:
         """Accepts nobody more, and stops when the workers have let everybody go (sheet 6)."""
         if self._watch.is_stopping or self._lame_duck_until is not None:
             return
+        try:
+            body = OrderBody(LameDuck(self._generation + 1))
+        except OSError as error:
+            _log.error("Could not enter lame duck mode: %s", error)
+            return
         _log.info("Entering lame duck mode, stop accepting new clients")
-        config = self._setup.config
-        self._lame_duck_until = (
-            self._clock() + config.lame_duck_duration_s + limits.HEARTBEAT_SILENCE_S
-        )
-        for listener in (*self._setup.listeners, *self._setup.websocket_listeners):
-            listener.close()
-        if self._setup.unix_listener is not None:
-            self._setup.unix_listener.close()
-        self._generation += 1
-        self._order(LameDuck(self._generation))
+        self._stop_listening()
+        with body:
+            self._order(body)
+        self._is_reloading = False
+        self._watch.retire()
+        config, now = self._setup.config, self._clock()
+        self._close_at = now + config.lame_duck_grace_s
+        # The workers end it. This is for one that does not: its clients have had their time.
+        self._lame_duck_until = now + config.lame_duck_duration_s + config.heartbeat_silence_s
 
-    def _end_lame_duck(self) -> None:
+    def _stop_listening(self) -> None:
+        """For all processes at once, before a client of any is told: it may come back here and
+        would be taken in by a worker that has not had its order yet."""
+        setup = self._setup
+        for listener in (*setup.listeners, *setup.websocket_listeners, setup.unix_listener):
+            if listener is not None:
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
+
+    def _pass_lame_duck(self) -> None:
         if self._lame_duck_until is None or self._watch.is_stopping:
             return
         now = self._clock()
@@ -474,6 +396,9 @@ class Supervisor:
         if is_empty or now >= self._lame_duck_until:
             _log.info("Initiating Shutdown...")
             self._watch.stop(now)
+        elif self._close_at is not None and now >= self._close_at:
+            self._close_at = None
+            _log.info("Closing existing clients")
 
     def _urls(self) -> dict[str, list[str]]:
         """What the ports file lists."""
@@ -494,12 +419,13 @@ class Supervisor:
         self._setup.quotas.clear(ending.index)
         self._unanswered.discard(ending.index)
         self._ring_all()
-        if was_stopping:
+        if was_stopping or (self._watch.is_retired and not ending.was_ready):
             return
         phase = "" if ending.was_ready else " while booting"
         if ending.restart_s is None:
             _log.error("Worker %d, pid %d, ended%s: %s", ending.index, ended.pid, phase, ended.text)
-            _log.critical("%s, giving up", self._watch.failure)
+            if self._watch.failure:
+                _log.critical("%s, giving up", self._watch.failure)
         else:
             _log.error(
                 "Worker %d, pid %d, ended%s: %s, replacing it in %.2fs",
@@ -546,9 +472,3 @@ class Supervisor:
             return
         slots.set_pid(index, pid)
         self._watch.started(index, pid, self._clock())
-
-
-def _eventfd(stack: ExitStack) -> int:
-    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd

@@ -7,7 +7,8 @@ rule below is tested without a process. The supervisor carries the orders out.
 The rules. A worker that ends is replaced after a back-off that doubles with every quick death and
 starts over once a replacement has been ready for a while. A worker that boots for too long or,
 once ready, stops beating is aborted (so that it can dump its stack) and on the next pass killed.
-Several failed boots of one worker in a row end the server: it would only fail again. If the
+Several failed boots of one worker in a row end the server: it would only fail again. A watch that
+is retired (lame duck mode) replaces nobody, and ends who has not finished booting. If the
 supervisor itself was held up (a suspended machine, SIGSTOP to the process group), everybody's
 silence was too, so the clocks start over.
 """
@@ -79,6 +80,8 @@ class Watch:
         self._last_pass = now
         self._kill_at: float | None = None  # set once stopping
         self._must_terminate = False
+        self._is_retired = False
+        self._must_dismiss = False  # the workers that boot, once, when retiring
         self._failure = ""
 
     @property
@@ -95,6 +98,11 @@ class Watch:
     def is_ready(self) -> bool:
         """Whether every worker is ready."""
         return all(worker.ready_at is not None for worker in self._workers)
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether no worker is started any more."""
+        return self._is_retired
 
     @property
     def failure(self) -> str:
@@ -151,7 +159,7 @@ class Watch:
         if worker.ready_at is not None and now - worker.ready_at >= STEADY_S:
             worker.backoff_s = limits.RESTART_BACKOFF_S_MIN
         worker.ready_at = None
-        if self.is_stopping:
+        if self.is_stopping or self._is_retired:
             return Ending(index, was_ready, None)
         if not was_ready:
             worker.boot_failures += 1
@@ -162,6 +170,13 @@ class Watch:
                 self.stop(now)
                 return Ending(index, was_ready, None)
         return Ending(index, was_ready, self._back_off(worker, now))
+
+    def retire(self) -> None:
+        """From here on nothing is started: nobody may come in, so there is nothing to do for a
+        worker without clients. One that boots is told to end."""
+        if not self._is_retired:
+            self._is_retired = True
+            self._must_dismiss = True
 
     def stop(self, now: float) -> None:
         """From here on nothing is started; the live are told to end and killed if they do not."""
@@ -182,6 +197,13 @@ class Watch:
         if self.is_stopping:
             return self._due_stopping(now)
         orders = []
+        if self._must_dismiss:
+            self._must_dismiss = False
+            orders = [
+                Order(Verb.TERMINATE, index, worker.pid)
+                for index, worker in enumerate(self._workers)
+                if worker.pid and worker.ready_at is None
+            ]
         for index, worker in enumerate(self._workers):
             order = self._due_of(index, worker, now)
             if order is not None:
@@ -200,7 +222,7 @@ class Watch:
     def _deadline(self, worker: _Worker) -> float:
         """When the next thing is due for a worker while the server runs."""
         if not worker.pid:
-            return worker.start_at
+            return float("inf") if self._is_retired else worker.start_at
         if worker.is_killed:
             return float("inf")
         if worker.aborted_at is not None:

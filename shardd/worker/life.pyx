@@ -352,6 +352,11 @@ cdef class Life(Reader):
         """Whether it has not yet been sent all that is queued for it, and still may be."""
         return self.pending > 0 and self.is_blocked and not self.is_broken
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that wait to be written to it."""
+        return self.pending
+
     def drain(self) -> None:
         """Read no more; what is queued still goes."""
         if not self.is_closed:

@@ -15,7 +15,7 @@ i + 1 + 2n, and goes on where its predecessor stopped.
 import logging
 
 cimport cython
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset, strerror
 from posix.unistd cimport close
@@ -147,7 +147,9 @@ cdef class Listener(Source):
         if fd < 0:
             if errno == EINTR or errno == ECONNABORTED:
                 return 1
-            if errno != EAGAIN:
+            if errno == EINVAL:  # shut by the supervisor: the order for lame duck mode is coming
+                self.entrance.shared.poller.remove(self)
+            elif errno != EAGAIN:
                 self._back_off(errno)
             return 0
         self._backoff_s = 0.0

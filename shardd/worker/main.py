@@ -25,7 +25,7 @@ from shardd.auth.operator import accounts_of
 from shardd.config.core import Config
 from shardd.errors import BootError, CloseReason, ExitCode, ProtocolError
 from shardd.host import HostSetup
-from shardd.lameduck import LameDuckSchedule
+from shardd.lameduck import DrainPolicy, LameDuckSchedule
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
@@ -123,7 +123,7 @@ class Worker:
         self._loop = loop
         self._fault: BaseException | None = None
         self._is_accepting = False
-        self._drain_until: float | None = None
+        self._drain_policy: DrainPolicy | None = None
         self._lame_duck: LameDuckSchedule | None = None
         self._orders = setup.orders[index].receiver()
         slots = setup.slots
@@ -216,9 +216,8 @@ class Worker:
 
     def stop(self) -> None:
         """Accept and read no more, say what is queued within a bound, close every client."""
-        if self._drain_until is not None:
+        if self._drain_policy is not None:
             return
-        self._drain_until = time.monotonic() + limits.DRAIN_S_MAX
         self._entrance.stop()
         # What was read before the signal, and what peers have sent, is still delivered.
         self._pump.run()
@@ -226,18 +225,25 @@ class Worker:
         for connection in self._connections():
             connection.drain()
         self._finish()
+        self._drain_policy = DrainPolicy(
+            self._queued(), time.monotonic(), limits.DRAIN_IDLE_S_MAX, limits.DRAIN_S_MAX
+        )
         self._drain()
 
     def _drain(self) -> None:
         """Close who has read all it is to get; end when none is left or time is up."""
-        assert self._drain_until is not None
-        is_over = time.monotonic() >= self._drain_until
+        assert self._drain_policy is not None
+        is_over = self._drain_policy.is_over(self._queued(), time.monotonic())
         for connection in self._connections():
             if is_over or not connection.has_output:
                 connection.close(CloseReason.SERVER_SHUTDOWN)
         if not self._shared.connections:
             self._finish()
             self._loop.stop()
+
+    def _queued(self) -> int:
+        """Bytes that wait for clients."""
+        return sum(connection.pending_bytes for connection in self._connections())
 
     def fail(self, fault: BaseException) -> None:
         """Something that must not happen has happened."""
@@ -285,7 +291,7 @@ class Worker:
         if self._lame_duck is not None:
             self._leave_one()
         self._finish()
-        if self._drain_until is not None:
+        if self._drain_policy is not None:
             self._drain()
 
     # --- orders of the supervisor --------------------------------------------------------------
@@ -336,6 +342,7 @@ class Worker:
             config.lame_duck_duration_s,
             time.monotonic(),
             self._shared.random,
+            self._shared.slots.totals()["connections"],
         )
         self._orders.answer(order.generation)
 

@@ -9,113 +9,10 @@ from contextlib import ExitStack
 import pytest
 
 from shardd import limits
-from shardd.config.core import Config
 from shardd.errors import ExitCode
-from shardd.host import HostSetup
 from shardd.process import Ended
-from shardd.slots import Slots, State
-from shardd.supervisor import Supervisor
-
-SILENCE_S = 5.0
-WORKERS = 2
-
-
-class FakeSignals:
-    """A queue that the test fills."""
-
-    def __init__(self, fd: int) -> None:
-        self.waiting: list[signal.Signals] = []
-        self._fd = fd
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def take(self) -> list[signal.Signals]:
-        taken, self.waiting = self.waiting, []
-        return taken
-
-
-class FakeChildren:
-    """Children that are numbers; they end when the test, or a kill, says so."""
-
-    def __init__(self) -> None:
-        self.next_pid = 100
-        self.forked: list[int] = []  # slot of each fork, in order
-        self.sent: list[tuple[int, signal.Signals]] = []
-        self.ends: list[Ended] = []
-        self.fork_error: OSError | None = None
-
-    def start(self, index: int) -> int:
-        if self.fork_error is not None:
-            raise self.fork_error
-        self.forked.append(index)
-        self.next_pid += 1
-        return self.next_pid
-
-    def signal(self, pid: int, number: signal.Signals) -> None:
-        self.sent.append((pid, number))
-        if number == signal.SIGKILL:
-            self.ends.append(Ended(pid, -signal.SIGKILL))
-
-    def reap(self) -> list[Ended]:
-        ends, self.ends = self.ends, []
-        return ends
-
-
-class Bench:
-    """A supervisor over a real shared page, with everything else in the test's hand."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        def eventfd() -> int:
-            fd = os.eventfd(0, os.EFD_NONBLOCK)
-            stack.callback(os.close, fd)
-            return fd
-
-        self.now = 1000.0
-        self.slots = Slots(WORKERS)
-        self.setup = HostSetup(
-            config=Config(heartbeat_silence_s=SILENCE_S),
-            server_id="N",
-            server_name="name",
-            host="127.0.0.1",
-            port=4222,
-            worker_count=WORKERS,
-            slots=self.slots,
-            rings=(),
-            doorbell_fds=tuple(eventfd() for _ in range(WORKERS)),
-            listeners=(),
-            handovers=(),
-            control_dir="",
-            supervisor_fd=eventfd(),
-            hash_seed=0,
-        )
-        self.children = FakeChildren()
-        self.signals = FakeSignals(eventfd())
-        self.supervisor = Supervisor(self.setup, self.children, self.signals, lambda: self.now)
-
-    def boot(self) -> None:
-        """Both workers forked and ready."""
-        self.supervisor.step()
-        for index in range(WORKERS):
-            self.slots.set_state(index, State.READY)
-        self.supervisor.step()
-
-    def pid(self, index: int) -> int:
-        return self.slots.pid(index)
-
-    def end(self, index: int, code: int) -> None:
-        """The worker of this slot ends, and the supervisor notices."""
-        self.children.ends.append(Ended(self.pid(index), code))
-        self.supervisor.step()
-
-    def pass_time(self, seconds: float, *, mute: tuple[int, ...] = ()) -> None:
-        """Passes, beat by beat; workers that are not mute beat."""
-        for _ in range(round(seconds / limits.HEARTBEAT_S)):
-            self.now += limits.HEARTBEAT_S
-            for index in range(WORKERS):
-                if index not in mute:
-                    self.slots.beat(index)
-            self.supervisor.step()
+from shardd.slots import State
+from tests.support.supervised import SILENCE_S, Bench
 
 
 @pytest.fixture
@@ -288,15 +185,15 @@ def test_fork_that_fails_is_tried_again(bench: Bench, caplog: pytest.LogCaptureF
     assert bench.children.forked == [0, 1, 0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
-def test_signals_that_have_nothing_to_do_are_answered_in_the_log(
-    bench: Bench, caplog: pytest.LogCaptureFixture, number: signal.Signals
+def test_there_is_no_log_to_reopen_without_a_file(
+    bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.boot()
     caplog.clear()
-    bench.signals.waiting = [number]
-    bench.supervisor.step()
-    assert len(caplog.messages) == 2
-    assert caplog.messages[0].startswith("Trapped")
+    bench.signal(signal.SIGUSR1)
+    assert caplog.messages == [
+        'Trapped "user defined signal 1" signal',
+        "File log re-open ignored, not a file logger",
+    ]
     assert bench.children.sent == []
     assert bench.slots.state(0) == State.READY

@@ -364,3 +364,56 @@ def test_whatever_happens_only_silent_workers_are_signalled_and_dead_ones_come_b
     host.mute.clear()
     host.run(limits.RESTART_BACKOFF_S_MAX + 2 * PASS_S)
     assert host.watch.is_ready
+
+
+def test_retired_watch_replaces_nobody_and_ends_who_boots(host: Host) -> None:
+    host.die(0)
+    host.run(1.0)
+    assert host.pids[0] == 103
+    # The test's workers are ready at the first look: this one has not been looked at.
+    host.pids[1] = 0
+    assert host.watch.ended(102, host.now) is not None
+    host.now += 1.0
+    host.carry_out()
+    host.watch.retire()
+    host.watch.retire()
+    assert host.carry_out() == [Order(Verb.TERMINATE, 1, 104)]
+    assert host.die(1) is None
+    assert host.run(2 * limits.RESTART_BACKOFF_S_MAX) == []
+    assert host.die(0) is None
+    assert host.run(2 * limits.RESTART_BACKOFF_S_MAX) == []
+    assert not host.watch.has_stopped
+    assert host.watch.wait_s(host.now) == limits.HEARTBEAT_S
+
+
+def test_worker_that_waits_for_its_replacement_stays_away_once_retired(host: Host) -> None:
+    assert host.die(0) is not None
+    host.watch.retire()
+    assert host.run(2 * limits.RESTART_BACKOFF_S_MAX) == []
+
+
+def test_failed_boots_of_a_retired_watch_are_no_failure(host: Host) -> None:
+    host = Host(limits.BOOT_FAILURES_MAX)
+    host.carry_out()
+    host.watch.retire()
+    host.carry_out()
+    for index in range(host.workers):
+        host.die(index)
+    assert host.watch.failure == ""
+    assert not host.watch.is_stopping
+
+
+def test_silent_worker_is_ended_though_the_watch_is_retired(host: Host) -> None:
+    host.watch.retire()
+    host.mute.add(0)
+    orders = host.run(SILENCE_S + 2 * PASS_S)
+    assert [order.verb for order in orders] == [Verb.ABORT, Verb.KILL]
+
+
+def test_retired_watch_stops_like_any_other(host: Host) -> None:
+    host.watch.retire()
+    host.watch.stop(host.now)
+    assert [order.verb for order in host.carry_out()] == [Verb.TERMINATE, Verb.TERMINATE]
+    host.die(0)
+    host.die(1)
+    assert host.watch.has_stopped
