@@ -26,7 +26,7 @@ BENCH_PYX := $(shell find bench -name '*.pyx')
 # One build directory for pip and for rebuilds, so that only what changed is compiled again.
 BUILD_CONFIG := build/extensions.cfg
 BUILD_EXTENSIONS := -W ignore -c 'from setuptools import setup; setup()' -q build_ext --inplace
-BENCH_CFLAGS := -fno-strict-aliasing
+BENCH_CFLAGS := -O3 -fno-strict-aliasing
 
 ARGS ?=
 
