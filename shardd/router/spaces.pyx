@@ -19,7 +19,6 @@ from dataclasses import dataclass
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
 
 from shardd import limits
 from shardd.config import model

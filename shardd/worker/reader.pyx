@@ -10,7 +10,6 @@ decodes into the first. What it still holds is not seen by epoll, so reading goe
 empty, or until the connection is held back; then `resume` goes on with it.
 """
 
-cimport cython
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno

@@ -7,7 +7,6 @@ receive though it may exist is filtered by the `Receiver` on delivery.
 
 import logging
 
-from libc.stdint cimport int64_t
 
 from shardd.worker import session
 
