@@ -142,7 +142,11 @@ class Authenticator:
         """The user whose credentials these are."""
         if credentials.nkey and self._nkeys:
             return self._user_of_nkey(credentials)
-        if credentials.certificate is not None and self._maps_certificates(credentials):
+        is_by_socket = credentials.is_empty and bool(credentials.unix_user)
+        if self._maps_certificates(credentials) and not is_by_socket:
+            # Users that certificates name need no password: without one nobody is let in.
+            if credentials.certificate is None:
+                return None
             name = certificates.user_of(credentials.certificate, tuple(self._users))
             return self._users.get(name) if name is not None else None
         if credentials.is_empty:

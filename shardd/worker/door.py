@@ -16,6 +16,27 @@ from shardd.worker.info import InfoTemplate, Way
 from shardd.worker.websocket import Stacked, WebsocketLayer
 
 
+class Throttle:
+    """How many TLS handshakes may begin in one second on this worker (sheet 6)."""
+
+    __slots__ = ("_begun", "_second", "_share")
+
+    def __init__(self, limit: int, workers: int) -> None:
+        self._share = -(-limit // workers)  # 0: no limit
+        self._second = -1
+        self._begun = 0
+
+    def admits(self, now_ms: int) -> bool:
+        """Counts one more, if there is room for it now."""
+        if not self._share:
+            return True
+        if now_ms // 1000 != self._second:
+            self._second = now_ms // 1000
+            self._begun = 0
+        self._begun += 1
+        return self._begun <= self._share
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """One way in. The same object for all its connections until a reload."""
@@ -24,6 +45,7 @@ class Door:
     info: InfoTemplate
     tls: Tls | None = None
     context: ssl.SSLContext | None = None
+    throttle: Throttle
     allows_plain: bool = False  # allow_non_tls
     websocket: Websocket | None = None
     unix_users: Mapping[int, str] | None = None  # set: a socket in the file system
@@ -58,6 +80,7 @@ def client_door(config: Config, server_id: str, server_name: str, host: str, por
         kind=ConnectionType.STANDARD,
         info=InfoTemplate(config, server_id, server_name, host, port, way),
         tls=tls,
+        throttle=Throttle(tls.rate_limit if tls is not None else 0, config.worker_count),
         context=server_context(tls) if tls is not None else None,
         allows_plain=config.allow_non_tls,
         auth_timeout_ms=int(config.auth_timeout_s * 1000),
@@ -85,6 +108,7 @@ def websocket_door(config: Config, server_id: str, server_name: str, host: str, 
         kind=ConnectionType.WEBSOCKET,
         info=InfoTemplate(config, server_id, server_name, host, port, way),
         tls=tls,
+        throttle=Throttle(tls.rate_limit if tls is not None else 0, config.worker_count),
         context=server_context(tls) if tls is not None else None,
         websocket=websocket,
         auth_timeout_ms=int(timeout_s * 1000),
@@ -100,6 +124,7 @@ def unix_door(config: Config, server_id: str, server_name: str, host: str, port:
     return Door(
         kind=ConnectionType.STANDARD,
         info=InfoTemplate(config, server_id, server_name, host, port, way),
+        throttle=Throttle(0, 1),
         unix_users=config.unix.users,
         auth_timeout_ms=int(config.auth_timeout_s * 1000),
         requires_authentication=config.requires_authentication,

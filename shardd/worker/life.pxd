@@ -11,6 +11,7 @@ cdef class Life(Reader):
     cdef str _nonce                        # what it may sign; "": nothing
     cdef bytes _certificate                # DER, once TLS has verified it
     cdef str _unix_user                    # whom its socket's uid stands for; "": nobody
+    cdef object _checked_by                # the gate that a thread asks about it now
     cdef bint _is_anonymous_allowed        # it may act before CONNECT, as no_auth_user
     # who it is
     cdef readonly object admission         # Admission, None: nobody yet

@@ -86,6 +86,9 @@ cdef class Life(Reader):
         self.shared.deadlines.add(self, self._ping_at_ms)
         self.shared.connections[self.client_id] = self
         log.debug("%s - Client connection created", self)
+        if tls is not None and not self.door.throttle.admits(self.started_ms):
+            self.close(CloseReason.MAXIMUM_CONNECTIONS_EXCEEDED, errors.ERR_THROTTLED)
+            return
         if self.door.websocket is not None:
             self.attach(self.door.websocket_layer(), b"")
             self._open_within(int(self.door.websocket.handshake_timeout_s * 1000))
@@ -222,6 +225,7 @@ cdef class Life(Reader):
             if shared.gate.is_slow(credentials):
                 self.is_waiting = True
                 self.pause()
+                self._checked_by = shared.gate
                 shared.check_aside(credentials, self.on_checked)
                 return 0
             self._let_in(shared.gate.identify(credentials))
@@ -233,6 +237,12 @@ cdef class Life(Reader):
         """Its credentials were checked in a thread."""
         if self.is_closed:
             return
+        if self._checked_by is not self.shared.gate:
+            # A reload came in between: what was good may be so no more.
+            self._checked_by = self.shared.gate
+            self.shared.check_aside(self._credentials(), self.on_checked)
+            return
+        self._checked_by = None
         try:
             if error is not None:
                 raise error

@@ -7,7 +7,6 @@ receive though it may exist is filtered by the `Receiver` on delivery.
 
 import logging
 
-
 from shardd.worker import session
 
 from shardd.router.permissions cimport Permissions, ReplyGrants

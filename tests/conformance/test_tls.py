@@ -1,5 +1,6 @@
 """Encryption: every way a connection may begin, and what certificates say of who it is."""
 
+import socket
 import ssl
 
 import pytest
@@ -162,3 +163,20 @@ def test_a_bad_certificate_at_reload_changes_nothing(serve: Serve, dial: Dial) -
     text = block().replace(str(certificates.server().certificate), str(broken))
     assert "Failed to reload" in server.reload(text)
     exchange(dial(server, tls=certificates.client_context()))
+
+
+def test_so_many_handshakes_a_second(serve: Serve, dial: Dial) -> None:
+    server = serve(block("connection_rate_limit: 2"))
+    told = 0
+    for _ in range(30):
+        with socket.create_connection((server.host, server.port), timeout=10) as client:
+            told += b"Connection throttling is active" in client.recv(4096)
+    assert told > 0
+
+
+def test_nobody_is_a_certificate_s_user_without_one(serve: Serve, dial: Dial) -> None:
+    text = block(verify="verify_and_map") + "allow_non_tls: true\n"
+    server = serve(text + "authorization { users: [ {user: localhost} ] }\n")
+    client = dial(server)
+    client.send(b'CONNECT {"user":"localhost"}\r\nPING\r\n')
+    client.expect_fatal(b"Authorization Violation")
