@@ -109,6 +109,9 @@ async def publish(
     async with _session(url) as session:
         for _ in range(count):
             await session.client.publish(subject, payload, reply, headers=dict(headers) or None)
+        # nats-py may write the first PING past messages that wait for its flusher: only the second
+        # answer comes after whatever the server says of them.
+        await session.flush()
         await session.flush()
     messages = "1 message" if count == 1 else f"{count} messages"
     click.echo(f'Published {messages} of {len(payload)} bytes on "{subject}"', err=True)
