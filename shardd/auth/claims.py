@@ -155,8 +155,12 @@ def _rules(value: Any) -> SubjectRules:
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+    """A list of texts. Raises ClaimsError for any other: a list that cannot be read must not pass
+    for an empty one, which restricts nothing."""
+    if value is None:
         return ()
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise ClaimsError("a list of the token cannot be read")
     return tuple(value)
 
 

@@ -127,9 +127,7 @@ cdef class Permissions:
                 return False
         is_plain = find_plain(&self._subscribe_deny, subject, length)
         group = find_queue(&self._subscribe_deny, subject, length, queue, queue_len)
-        if group >= 0:
-            return group == 0
-        return not is_plain
+        return not is_plain and group != 1
 
     cdef bint needs_filter(self, const unsigned char* subject, size_t length) except -1:
         cdef size_t index

@@ -55,7 +55,7 @@ def may_subscribe(rules: model.Permissions, subject: str, queue: str) -> bool:
         if not (plain if group is None else group):
             return False
     plain, group = listed(subscribe.deny)
-    return not (plain if group is None else group)
+    return not plain and not group
 
 
 RULES = st.builds(
