@@ -43,6 +43,7 @@ cdef class Mesh:
     cdef public uint64_t now_ms            # the clock of this pass, handed in
 
     cdef int drain(self) except -1
+    cdef int catch_up(self) except -1
     cdef bint has_work(self) except -1
     cdef bint is_applied(self, uint64_t sequence) except -1
 

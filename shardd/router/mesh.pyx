@@ -317,6 +317,19 @@ cdef class Mesh:
             batches += self._drain_peer(peer, False)
         return batches
 
+    cdef int catch_up(self) except -1:
+        """Read all that peers had published when this was called, but for what waits for interest.
+
+        Whoever answers a PING calls this first: a publisher that has its own PONG can tell a
+        subscriber, by any other way, to look, and what is there has to come before the answer.
+        """
+        cdef Peer peer
+        cdef uint64_t end
+        for peer in self._reading:
+            end = peer.consumer.published()
+            while peer.consumer.is_before(end) and self._drain_peer(peer, False):
+                pass
+
     cdef int _drain_peer(self, Peer peer, bint is_last) except -1:
         cdef Batch batch
         cdef int batches = 0

@@ -94,3 +94,6 @@ cdef class Consumer:
     cpdef int start(self) except -1
     # Whether anything is published beyond the local position.
     cpdef bint is_behind(self) noexcept nogil
+    # The published position, and whether this one has not read up to a position yet.
+    cdef uint64_t published(self) noexcept nogil
+    cdef bint is_before(self, uint64_t position) noexcept nogil

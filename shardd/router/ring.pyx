@@ -472,6 +472,13 @@ cdef class Consumer:
             and atomic_load_u64(&header_of(self.ring).published) != self._position
         )
 
+    cdef uint64_t published(self) noexcept nogil:
+        # Acquire, as in `peek`.
+        return atomic_load_u64(&header_of(self.ring).published)
+
+    cdef bint is_before(self, uint64_t position) noexcept nogil:
+        return self.is_started and self._position < position
+
     # --- doors for tests and cold callers -----------------------------------------------------
 
     @property

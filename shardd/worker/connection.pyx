@@ -205,10 +205,14 @@ cdef class Connection(Life):
             self.ok()
 
     cdef int _ping(self) except -1:
-        """PING: PONG once the interest is known everywhere."""
+        """PING: PONG behind all that was published before it, on whatever worker, and once the
+        interest is known everywhere."""
         self.active_ms = self.shared.poller.now_ms
         if self.shared.is_tracing:
             log.log(TRACE, "%s - <<- [PING]", self)
+        self.shared.mesh.catch_up()
+        if self.is_closed:
+            return 0
         self.say_after_interest(b"PONG\r\n", 6)
         self.note_ping()
 

@@ -279,3 +279,19 @@ def test_many_subscriptions_of_one_connection_are_all_found(join: Join) -> None:
     publisher.send(b"".join(b"PUB manysubs.%d.x 1\r\nz\r\n" % n for n in range(count)))
     subscriber.expect(b"".join(b"MSG manysubs.%d.x %d 1\r\nz\r\n" % (n, n) for n in range(count)))
     subscriber.expect_silence()
+
+
+def test_what_a_publisher_knows_sent_is_there_before_any_later_answer(join: Join) -> None:
+    publisher = join()
+    subscribers = [join() for _ in range(8)]
+    for subscriber in subscribers:
+        subscriber.subscribe(b"m.>", b"1")
+        subscriber.ping()
+    for number in range(100):
+        publisher.publish(b"m.a", b"%d" % number)
+        publisher.ping()
+        for subscriber in subscribers:
+            subscriber.send(b"PING\r\n")
+        for subscriber in subscribers:
+            subscriber.expect_msg(b"m.a", b"1", b"%d" % number)
+            subscriber.expect(b"PONG\r\n")
