@@ -94,6 +94,7 @@ cdef struct Index:
     Table groups              # all queue groups, by interest and name
     Trie trie                 # the wildcard patterns
     MatchCache cache
+    bint is_relay             # what is announced is what others want, not the local subscriptions
     Announcement changes      # head of the circular queue of changes
     Vector announced          # every Announcement that was told and not withdrawn
     Vector found              # scratch of `match`: interests, then their groups
@@ -135,8 +136,8 @@ cdef void link(
 ) noexcept nogil
 cdef void unlink(Index* index, Subscription* subscription) noexcept nogil
 
-# What the other processes should be told of a key.
-cdef uint32_t local_count(const Announcement* announcement) noexcept nogil
+# What the others should be told of a key.
+cdef uint32_t own_count(const Index* index, const Announcement* announcement) noexcept nogil
 # Notes that they were told, and takes the key from the queue of changes. There is room for one more
 # in `announced`.
 cdef void mark_announced(Index* index, Announcement* announcement) noexcept nogil

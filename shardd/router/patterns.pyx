@@ -3,7 +3,7 @@
 The order inside a change is always the same: hang or take off, invalidate, drop what is idle.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
@@ -99,16 +99,27 @@ cdef Group* find_group(
 
 # --- what was announced ---------------------------------------------------------------------------
 
-cdef uint32_t local_count(const Announcement* announcement) noexcept nogil:
-    if announcement.kind == ANNOUNCES_GROUP:
-        return (<const Group*>announcement).local_count
-    return (<const Interest*>announcement).plain != NULL
+cdef uint32_t own_count(const Index* index, const Announcement* announcement) noexcept nogil:
+    cdef const Group* group
+    cdef uint64_t members
+    cdef uint32_t at
+    if announcement.kind != ANNOUNCES_GROUP:
+        if index.is_relay:
+            return (<const Interest*>announcement).processes != 0
+        return (<const Interest*>announcement).plain != NULL
+    group = <const Group*>announcement
+    if not index.is_relay:
+        return group.local_count
+    members = 0
+    for at in range(group.remote_count):
+        members += group.remotes[at].weight
+    return <uint32_t>min(members, <uint64_t>UINT32_MAX)
 
 
 cdef void count_changed(Index* index, Announcement* announcement) noexcept nogil:
     """Queues the key if the others must hear of it, takes it from the queue if not any more."""
     cdef Announcement* head = &index.changes
-    if local_count(announcement) == announcement.announced:
+    if own_count(index, announcement) == announcement.announced:
         if announcement.next != NULL:
             announcement.previous.next = announcement.next
             announcement.next.previous = announcement.previous
@@ -123,7 +134,7 @@ cdef void count_changed(Index* index, Announcement* announcement) noexcept nogil
 cdef void mark_announced(Index* index, Announcement* announcement) noexcept nogil:
     cdef Vector* announced = &index.announced
     cdef Announcement* last
-    cdef uint32_t count = local_count(announcement)
+    cdef uint32_t count = own_count(index, announcement)
     if announcement.announced == 0 and count > 0:
         announcement.index = <uint32_t>announced.count
         announced.items[announced.count] = announcement
@@ -386,6 +397,15 @@ cdef void set_remote_plain(
     if processes != interest.processes:
         interest.processes = processes
         invalidate(index, interest, hash)
+        if index.is_relay:
+            count_changed(index, &interest.announcement)
+
+
+cdef void weight_changed(Index* index, Group* group, uint64_t hash) noexcept nogil:
+    """Other processes have more or fewer members; `hash` is the pattern's."""
+    invalidate(index, group.interest, hash)
+    if index.is_relay:
+        count_changed(index, &group.announcement)
 
 
 cdef int set_remote_group(
@@ -404,7 +424,7 @@ cdef int set_remote_group(
             return 0
     news = set_weight(group, process, count)
     if news > 0:
-        invalidate(index, interest, hash)
+        weight_changed(index, group, hash)
     drop_group_if_idle(index, group)
     return 0 if news >= 0 else -1
 
@@ -418,7 +438,7 @@ cdef void forget_process(Index* index, Interest* interest, uint32_t process) noe
     while group != NULL:
         following = group.next
         if withdraw_weight(group, process):
-            invalidate(index, interest, hash)
+            weight_changed(index, group, hash)
             drop_group_if_idle(index, group)
         group = following
 

@@ -18,7 +18,12 @@ class SublistStatistics:
 
 class Sublist:
     def __init__(
-        self, *, seed: int = ..., cache_entries: int = ..., cache_bytes_max: int = ...
+        self,
+        *,
+        seed: int = ...,
+        cache_entries: int = ...,
+        cache_bytes_max: int = ...,
+        is_relay: bool = ...,
     ) -> None: ...
     @property
     def subscriptions(self) -> int: ...

@@ -45,11 +45,11 @@ from shardd.router.patterns cimport (
     interest_hash,
     invalidate,
     link,
-    local_count,
     mark_announced,
     name_bytes,
     obtain_group,
     obtain_interest,
+    own_count,
     set_remote_group,
     set_remote_plain,
     subject_bytes,
@@ -167,7 +167,11 @@ cdef const Match* build_match(
 
 @cython.final
 cdef class Sublist:
-    """The subject index of one process, used by its one thread."""
+    """The subject index of one process, used by its one thread.
+
+    A relay has no subscriptions of its own: its changes are those of the union of what others
+    want, so that it can be told on (the router, between the host's processes and other hosts).
+    """
 
     def __cinit__(
         self,
@@ -175,12 +179,14 @@ cdef class Sublist:
         uint64_t seed=0,
         size_t cache_entries=MATCH_CACHE_ENTRIES,
         size_t cache_bytes_max=MATCH_CACHE_BYTES_MAX,
+        bint is_relay=False,
     ) -> None:
         # All other fields are zero, and zeroed tables, vectors and tries are empty ones.
         cdef Index* index = &self._index
         index.key = hash_key(seed)
         index.trie.key = index.key
         index.changes.next = index.changes.previous = &index.changes
+        index.is_relay = is_relay
         cache_configure(&index.cache, index.key, cache_entries, cache_bytes_max)
 
     def __dealloc__(self) -> None:
@@ -281,7 +287,7 @@ cdef class Sublist:
         return self._index.changes.next != &self._index.changes
 
     def take_changes(self) -> list[tuple[int, bytes, bytes | None, int]]:
-        """Keys whose local count is not the announced one, with the count; now announced."""
+        """Keys whose own count is not the announced one, with the count; now announced."""
         cdef Index* index = &self._index
         cdef list changes = []
         cdef Announcement* announcement
@@ -289,10 +295,10 @@ cdef class Sublist:
         cdef tuple change
         while self.has_changes():
             announcement = index.changes.next
-            count = local_count(announcement)
+            count = own_count(index, announcement)
             change = announcement_tuple(announcement, count)
             # Making a tuple may collect garbage, and a finalizer may unsubscribe.
-            if announcement != index.changes.next or count != local_count(announcement):
+            if announcement != index.changes.next or count != own_count(index, announcement):
                 continue
             if vector_reserve(&index.announced, index.announced.count + 1) < 0:
                 raise MemoryError
