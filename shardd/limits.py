@@ -93,6 +93,13 @@ QUOTA_ENTRIES: Final = 65_536
 # What a limit on a rate lets through at once: this much of a second's share.
 QUOTA_BURST_S: Final = 0.1
 
+# Routes. A control line may name many queue groups; a message may be larger than what clients of
+# this host may publish (sheet 10.6), but is held in memory until it is whole.
+ROUTE_CONTROL_LINE_BYTES_MAX: Final = 65_536
+ROUTE_PAYLOAD_BYTES_MAX: Final = 128 * 1_048_576
+# A remote host is one bit of a 64-bit mask in the index of what other hosts want.
+PEERS_MAX: Final = 64
+
 # Supervision. A worker beats every tick; one that is silent for the whole limit is killed.
 HEARTBEAT_S: Final = 0.25
 HEARTBEAT_SILENCE_S: Final = 5.0

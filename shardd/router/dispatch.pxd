@@ -1,15 +1,25 @@
 """One message to everybody who wants it: the C face."""
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from shardd.router.frame cimport Message, Origin, Target
 from shardd.router.ring cimport Producer
 from shardd.router.sublist cimport MatchGroup, Sublist, Subscriber, Subscription
 
+cdef enum:
+    # A message for a queue group follows its members over at most this many processes; beyond it
+    # members come and go faster than messages travel, and the message is dropped (at most once).
+    HOPS_MAX = 8
+
 cdef class Dispatcher:
     cdef readonly Sublist sublist
+    # Whose changes this process announces: `sublist`, but in a router.
+    cdef readonly Sublist offered
     cdef readonly Producer producer
     cdef readonly uint32_t index           # this process's slot
+    # Processes that lead to other hosts: nothing that came from one goes to one (sheet 10.6).
+    cdef readonly uint64_t routers
     # The mesh's part, called between records and before a batch leaves.
     cdef object _mesh
     cdef uint64_t _random
@@ -49,14 +59,17 @@ cdef class Dispatcher:
         Subscriber* subscriber, Subscription** found,
     ) except -1
 
+    @cython.final
     cdef int _deliver(self, Subscription* subscription, Message* message) except -1
+    @cython.final
     cdef int _deliver_in_group(
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo, uint64_t first
     ) except -1
+    @cython.final
     cdef int _choose(
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
     ) except -1
-    cdef int _hand_over(self, MatchGroup* group) except -1
+    cdef int _hand_over(self, const MatchGroup* group, bint is_routed) except -1
     cdef int _add_target(
         self, uint32_t process, const unsigned char* name, uint32_t name_len
     ) except -1
@@ -71,6 +84,7 @@ cdef class Dispatcher:
     ) except -1
     cdef bint _enter_ring(self, bytes record, uint64_t processes) except -1
     cdef bint _enter_oversize(self, bytes record, uint64_t processes) except -1
+    @cython.final
     cdef int _expire(self) except -1
     cdef uint64_t _next_random(self) noexcept nogil
     cdef bint _wait_for_room(self, size_t length) except -1

@@ -1,17 +1,23 @@
 """One message to everybody who wants it: the Python face."""
 
-from typing import final
-
 from shardd.router.ring import Producer
 from shardd.router.sublist import Sublist
 
-@final
 class Dispatcher:
     def __init__(
-        self, sublist: Sublist, producer: Producer | None, index: int, seed: int
+        self,
+        sublist: Sublist,
+        producer: Producer | None,
+        index: int,
+        seed: int,
+        routers: int = ...,
     ) -> None: ...
     @property
     def sublist(self) -> Sublist: ...
+    @property
+    def offered(self) -> Sublist: ...
+    @property
+    def routers(self) -> int: ...
     @property
     def producer(self) -> Producer | None: ...
     @property

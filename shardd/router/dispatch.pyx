@@ -29,6 +29,7 @@ from shardd import limits
 
 from shardd.router.frame cimport (
     MESSAGE_FOR_QUEUES,
+    MESSAGE_IS_ROUTED,
     RECORD_MESSAGE,
     RECORD_OVERSIZE,
     TARGET_IS_ORIGIN,
@@ -44,16 +45,10 @@ from shardd.router.frame cimport (
 from shardd.router.ring cimport Producer
 from shardd.router.sublist cimport Match, MatchGroup, Sublist, Subscriber, Subscription
 
-cdef enum:
-    # A message for a queue group follows its members over at most this many processes; beyond it
-    # members come and go faster than messages travel, and the message is dropped (at most once).
-    HOPS_MAX = 8
-
 cdef size_t BATCH_BYTES = limits.BATCH_BYTES
 cdef uint64_t OVERSIZE_BYTES_MAX = limits.OVERSIZE_BYTES_MAX
 
 
-@cython.final
 cdef class Dispatcher:
     """Publishes for one process. Touched by its event loop only.
 
@@ -62,12 +57,20 @@ cdef class Dispatcher:
         producer: this process's ring, or None when it has no peers and never will.
         index: its slot number.
         seed: for the choice of queue members.
+        routers: the mask of the processes that lead to other hosts.
     """
 
     def __init__(
-        self, Sublist sublist not None, Producer producer, uint32_t index, uint64_t seed
+        self,
+        Sublist sublist not None,
+        Producer producer,
+        uint32_t index,
+        uint64_t seed,
+        uint64_t routers=0,
     ):
         self.sublist = sublist
+        self.offered = sublist
+        self.routers = routers
         self.producer = producer
         self.index = index
         self._random = seed | 1
@@ -161,7 +164,7 @@ cdef class Dispatcher:
         if pick < group.local_count:
             if self._deliver_in_group(group, message, publisher, echo, pick):
                 return 1
-        self._hand_over(group)
+        self._hand_over(group, False)
         return 0
 
     cdef int _deliver_in_group(
@@ -179,15 +182,22 @@ cdef class Dispatcher:
                 at = 0
         return 0
 
-    cdef int _hand_over(self, MatchGroup* group) except -1:
-        """Choose another process for the group, by weight; nothing when no other has a member."""
+    cdef int _hand_over(self, const MatchGroup* group, bint is_routed) except -1:
+        """Choose another process for the group, by weight; nothing when no other has a member. What
+        came from another host stays here."""
         cdef uint64_t total = group.weight - group.local_count
         cdef uint64_t pick
         cdef uint32_t index
+        if is_routed and self.routers:
+            for index in range(group.remote_count):
+                if self.routers >> group.remotes[index].process & 1:
+                    total -= group.remotes[index].weight
         if total == 0:
             return 0
         pick = self._next_random() % total
         for index in range(group.remote_count):
+            if is_routed and self.routers >> group.remotes[index].process & 1:
+                continue
             if pick < group.remotes[index].weight:
                 break
             pick -= group.remotes[index].weight
@@ -315,7 +325,7 @@ cdef class Dispatcher:
         """Publish the open batch, after the interest that was new before it, and wake who it is
         for."""
         cdef uint64_t processes
-        if self.sublist.has_changes():
+        if self.offered.has_changes():
             self._mesh.announce()
         if self.producer is None or self.producer.open_bytes() == 0:
             return 0
@@ -392,7 +402,7 @@ cdef class Dispatcher:
                 group, message, NULL, True, self._next_random() % group.local_count
             ):
                 return 0
-            self._hand_over(group)
+            self._hand_over(group, message.flags & MESSAGE_IS_ROUTED)
             if self._target_count > first and hops < HOPS_MAX:
                 # Whoever gets it may answer, so it has to know the first publisher's interest.
                 self._add_target(

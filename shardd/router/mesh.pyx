@@ -155,7 +155,7 @@ cdef class Mesh:
         if position == 0:
             # What is new goes to everybody first, so that the number below covers the snapshot.
             self.announce()
-        entries, position = self.dispatcher.sublist.snapshot(position, SNAPSHOT_ENTRIES)
+        entries, position = self.dispatcher.offered.snapshot(position, SNAPSHOT_ENTRIES)
         if position >= 0:
             self._send(1 << peer.slot, SNAPSHOT, None, entries)
             self._post.later(lambda: self._send_snapshot(peer, position))
@@ -206,7 +206,7 @@ cdef class Mesh:
 
     def announce(self) -> int:
         """Tell every peer what changed since the last time; returns the sequence number."""
-        entries = self.dispatcher.sublist.take_changes()
+        entries = self.dispatcher.offered.take_changes()
         if entries:
             self.sequence += 1
             self.slots.set_announced(self.index, self.sequence)

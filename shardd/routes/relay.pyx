@@ -1,0 +1,398 @@
+# cython: language_level=3str
+"""What goes between this host and the others: messages both ways, and interest both ways.
+
+The router is a process of the mesh with two indexes, and both of them relay. `sublist` holds what
+the host's processes want; its changes, the union over the processes, are told to the other
+servers. `offered` holds what the other servers want, each of them under a number as if it were a
+process; its changes are announced to the host's processes as this process's own interest. So this
+process is the one place where interest is put in order before it leaves (sheet 10.5), and a
+server gets one line for a message, whatever its subscribers are (sheet 10.6).
+
+What came from another server never goes to one: full mesh, one hop.
+"""
+
+cimport cython
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+from shardd import limits
+from shardd.errors import InternalError
+
+from shardd.outbound cimport Outbound
+from shardd.router.dispatch cimport HOPS_MAX, Dispatcher
+from shardd.router.frame cimport (
+    MESSAGE_FOR_QUEUES,
+    MESSAGE_HAS_HEADER,
+    MESSAGE_IS_LENT,
+    MESSAGE_IS_ROUTED,
+    TARGET_IS_ORIGIN,
+    Message,
+    Origin,
+    RecordHeader,
+    Target,
+    read_record,
+    read_target,
+)
+from shardd.router.ring cimport Producer
+from shardd.router.sublist cimport Match, MatchGroup, Sublist
+from shardd.routes.wire cimport next_name
+
+PEERS_MAX = limits.PEERS_MAX
+SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
+
+cdef enum:
+    # Verb and blanks of a line, beside account, subject, reply and queue groups.
+    HEAD_ROOM = 16
+    # As for clients: a longer message is copied in parts, a large one is lent.
+    WHOLE_BYTES_MAX = 32768
+    LENT_BYTES_MIN = 6144
+
+
+cdef class Link(Outbound):
+    """A connection to another server. `Route` reads it; here it is written to."""
+
+
+@cython.final
+cdef class Peer:
+    """Another server that is connected. Belongs to one relay.
+
+    Args:
+        number: by which the index knows it.
+        server_id: its own name for itself.
+        pool_size: how many connections its accounts are spread over.
+    """
+
+    def __init__(self, uint32_t number, str server_id, int pool_size):
+        self.number = number
+        self.server_id = server_id
+        self.links = [None] * pool_size
+        self.pinned = {}
+        self._by_account = {}
+
+    def forget_choices(self) -> None:
+        """A connection came or went: accounts look anew for theirs."""
+        self._by_account.clear()
+
+    def all_links(self) -> list[Link]:
+        """Its connections, those of the pool first."""
+        return [link for link in self.links if link is not None] + list(self.pinned.values())
+
+    cdef Link link_for(self, uint32_t account, bytes name):
+        """The connection that carries this account; None while it is not there."""
+        link = self._by_account.get(account)
+        if link is None:
+            link = self.pinned.get(name)
+            if link is None:
+                link = self.links[pool_index(name, len(self.links))]
+            if link is not None:
+                self._by_account[account] = link
+        return link
+
+    def carries(self, name: bytes, link: Link) -> bool:
+        """Whether this account's lines go by this connection."""
+        if name in self.pinned:
+            return self.pinned[name] is link
+        return self.links[pool_index(name, len(self.links))] is link
+
+
+def pool_index(name: bytes, size: int) -> int:
+    """Which connection of a pool an account takes: FNV-1a, 32 bits, of its name (sheet 10.4)."""
+    if size <= 1:
+        return 0
+    number = 0x811C9DC5
+    for byte in name:
+        number = (number ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return number % size
+
+
+cdef class Relay(Dispatcher):
+    """Publishes for the router. Touched by its event loop only.
+
+    Args:
+        host: what the processes of this host want; a relay.
+        cluster: what other servers want; a relay.
+        producer: the router's ring.
+        index: its slot.
+        seed: for the choice among queue members.
+    """
+
+    def __init__(
+        self,
+        Sublist host not None,
+        Sublist cluster not None,
+        Producer producer not None,
+        uint32_t index,
+        uint64_t seed,
+    ):
+        Dispatcher.__init__(self, host, producer, index, seed)
+        self.offered = cluster
+        self._peers = [None] * PEERS_MAX
+        self._names = []
+        self._accounts = {}
+
+    def __dealloc__(self):
+        free(self._choices)
+        free(self._head)
+
+    def set_accounts(self, numbers: dict[str, int]) -> None:
+        """The numbers of the host's accounts; none is ever given to another name."""
+        self._accounts = {name.encode(): number for name, number in numbers.items()}
+        self._names = [b""] * len(self._accounts)
+        for name, number in self._accounts.items():
+            self._names[number] = name
+
+    @property
+    def peers(self) -> list[Peer]:
+        """The servers that are connected."""
+        return [peer for peer in self._peers if peer is not None]
+
+    def add_peer(self, str server_id, int pool_size) -> Peer:
+        """A server that has just connected; None when there are too many."""
+        for number in range(PEERS_MAX):
+            if self._peers[number] is None:
+                self._peers[number] = Peer(number, server_id, pool_size)
+                return self._peers[number]
+        return None
+
+    def remove_peer(self, Peer peer not None) -> None:
+        """Its last connection has ended: it wants nothing any more."""
+        if self._peers[peer.number] is peer:
+            self._peers[peer.number] = None
+            self.offered.drop_process(peer.number)
+
+    # --- interest ------------------------------------------------------------------------------
+
+    def want(
+        self, uint32_t peer, bytes account, bytes subject not None, bytes queue, uint32_t count
+    ) -> None:
+        """What another server wants; an account that is not known here is nobody's."""
+        number = self._accounts.get(account)
+        if number is not None:
+            self.offered.set_remote(peer, number, subject, queue, count)
+
+    def tell(self) -> None:
+        """Tell the other servers what the host wants more or less than before."""
+        cdef Peer peer
+        for account, subject, queue, count in self.sublist.take_changes():
+            for peer in self._peers:
+                if peer is not None:
+                    self._tell_one(
+                        peer.link_for(account, self._names[account]), account, subject, queue, count)
+
+    def tell_all(self, Link link not None, Peer peer not None, position: int = 0) -> int:
+        """Tell a connection that is new one part of all that the host wants by it: from position
+        0 on, until the answer is -1."""
+        if position == 0:
+            self.tell()
+        entries, position = self.sublist.snapshot(position, SNAPSHOT_ENTRIES)
+        for account, subject, queue, count in entries:
+            if peer.carries(self._names[account], link):
+                self._tell_one(link, account, subject, queue, count)
+        return position
+
+    def _tell_one(self, Link link, account, subject, queue, count):
+        cdef bytes line
+        if link is None or link.is_closed:
+            return
+        name = self._names[account] + b" " if link.names_accounts else b""
+        if count == 0:
+            line = b"RS- " + name + subject + (b" " + queue if queue is not None else b"")
+        elif queue is None:
+            line = b"RS+ " + name + subject
+        else:
+            line = b"RS+ %b%b %b %d" % (name, subject, queue, count)
+        line += b"\r\n"
+        link.append(<const unsigned char*>PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+
+    # --- from other servers --------------------------------------------------------------------
+
+    cdef int publish_routed(
+        self, Message* message, const unsigned char* queues, size_t queues_len
+    ) except -1:
+        """Hand a message of another server to the host: to all plain subscriptions, and to one
+        member of each queue group that is named."""
+        cdef const Match* match = self.sublist.match(
+            message.account, message.subject, message.subject_len)
+        cdef uint64_t processes = match.processes
+        cdef const unsigned char* name
+        cdef size_t name_len
+        cdef size_t first = self._target_count
+        cdef size_t target
+        cdef uint32_t index
+        while queues != NULL and next_name(&queues, &queues_len, &name, &name_len):
+            for index in range(match.group_count):
+                if match.groups[index].name_len == name_len and (
+                    memcmp(match.groups[index].name, name, name_len) == 0
+                ):
+                    self._hand_over(&match.groups[index], True)
+        for target in range(first, self._target_count):
+            processes |= <uint64_t>1 << self._targets[target].process
+        if processes:
+            message.flags |= MESSAGE_IS_ROUTED
+            self._forward(message, processes, 0, first)
+        self._target_count = first
+
+    # --- to other servers ----------------------------------------------------------------------
+
+    cdef int receive(
+        self, const unsigned char* record, size_t length, uint32_t flags
+    ) except -1:
+        """Send one record of a process of this host to the servers that want it."""
+        cdef Message message
+        cdef Target target
+        cdef Peer peer
+        cdef Link link
+        cdef const RecordHeader* header = <const RecordHeader*>record
+        cdef const Match* match
+        cdef uint64_t peers = 0
+        cdef size_t offset = 0
+        cdef size_t index
+        cdef bytes name
+        if not read_record(record, length, &message):
+            raise InternalError("a record of a ring contradicts itself")
+        if message.flags & MESSAGE_IS_ROUTED or message.account >= <size_t>len(self._names):
+            return 0
+        if self.sublist.has_changes():
+            # What was wanted before this message is known before it (rule 2).
+            self.tell()
+        message.flags |= flags
+        match = self.offered.match(message.account, message.subject, message.subject_len)
+        if not message.flags & MESSAGE_FOR_QUEUES:
+            peers = match.processes
+        self._choice_count = 0
+        while offset < header.targets_len:
+            offset = read_target(record, offset, &target)
+            if offset == 0:
+                raise InternalError("a target of a record contradicts itself")
+            if target.process == self.index and not self._choose_peer(
+                match, target.name, target.name_len
+            ):
+                self._hand_back(&message, target.name, target.name_len, header.hops)
+        for index in range(self._choice_count):
+            peers |= <uint64_t>1 << self._choices[index].peer
+        name = self._names[message.account]
+        for index in range(<size_t>PEERS_MAX):
+            if peers >> index & 1:
+                peer = self._peers[index]
+                link = peer.link_for(message.account, name) if peer is not None else None
+                if link is not None and not link.is_closed:
+                    self._write(link, <uint32_t>index, name, &message)
+
+    cdef int _choose_peer(
+        self, const Match* match, const unsigned char* name, uint32_t name_len
+    ) except -1:
+        """One server for a queue group, by weight: 1, or 0 when none has members any more."""
+        cdef const MatchGroup* group
+        cdef Choice* grown
+        cdef uint64_t pick
+        cdef size_t capacity
+        cdef uint32_t index, at
+        for index in range(match.group_count):
+            group = &match.groups[index]
+            if group.name_len == name_len and memcmp(group.name, name, name_len) == 0:
+                break
+        else:
+            return 0
+        if group.weight == 0:
+            return 0
+        pick = self._next_random() % group.weight
+        for at in range(group.remote_count):
+            if pick < group.remotes[at].weight:
+                break
+            pick -= group.remotes[at].weight
+        else:
+            raise InternalError("weights of a queue group do not add up")
+        if self._choice_count == self._choice_capacity:
+            capacity = self._choice_capacity * 2 if self._choice_capacity else 8
+            grown = <Choice*>realloc(self._choices, capacity * sizeof(Choice))
+            if grown == NULL:
+                raise MemoryError
+            self._choices = grown
+            self._choice_capacity = capacity
+        self._choices[self._choice_count].peer = group.remotes[at].process
+        self._choices[self._choice_count].name = name
+        self._choices[self._choice_count].name_len = name_len
+        self._choice_count += 1
+        return 1
+
+    cdef int _hand_back(
+        self, Message* message, const unsigned char* name, uint32_t name_len, uint32_t hops
+    ) except -1:
+        """The members elsewhere have gone meanwhile: one of this host gets it."""
+        cdef const Match* match = self.sublist.match(
+            message.account, message.subject, message.subject_len)
+        cdef size_t first = self._target_count
+        cdef uint32_t flags = message.flags
+        cdef uint32_t index
+        if hops >= HOPS_MAX:
+            return 0
+        for index in range(match.group_count):
+            if match.groups[index].name_len == name_len and (
+                memcmp(match.groups[index].name, name, name_len) == 0
+            ):
+                self._hand_over(&match.groups[index], False)
+        if self._target_count > first:
+            self._add_target(TARGET_IS_ORIGIN, <const unsigned char*>&self.origin, sizeof(Origin))
+            message.flags |= MESSAGE_FOR_QUEUES
+            self._forward(message, <uint64_t>1 << self._targets[first].process, hops + 1, first)
+            message.flags = flags
+            self.handed_on += 1
+        self._target_count = first
+
+    cdef int _write(self, Link link, uint32_t peer, bytes account, const Message* message) except -1:
+        """One line for one server, with every queue group it was chosen for."""
+        cdef const unsigned char* tail = message.tail
+        cdef size_t tail_len = message.tail_len
+        cdef size_t account_len = PyBytes_GET_SIZE(account) + 1 if link.names_accounts else 0
+        cdef size_t room = HEAD_ROOM + account_len + message.subject_len + message.reply_len
+        cdef size_t index
+        cdef bint has_queues = False
+        cdef unsigned char* head
+        cdef unsigned char* at
+        for index in range(self._choice_count):
+            if self._choices[index].peer == peer:
+                has_queues = True
+                room += self._choices[index].name_len + 1
+        head = self._head_for(room)
+        memcpy(head, b"HMSG " if message.flags & MESSAGE_HAS_HEADER else b"RMSG ", 5)
+        at = head + 5
+        if account_len:
+            memcpy(at, PyBytes_AS_STRING(account), account_len - 1)
+            at[account_len - 1] = c" "
+            at += account_len
+        memcpy(at, message.subject, message.subject_len)
+        at += message.subject_len
+        if has_queues:
+            at[0] = c" "
+            at[1] = c"+" if message.reply_len else c"|"
+            at += 2
+            if message.reply_len:
+                memcpy(at, tail, 1 + message.reply_len)
+                at += 1 + message.reply_len
+                tail += 1 + message.reply_len
+                tail_len -= 1 + message.reply_len
+            for index in range(self._choice_count):
+                if self._choices[index].peer == peer:
+                    at[0] = c" "
+                    memcpy(at + 1, self._choices[index].name, self._choices[index].name_len)
+                    at += 1 + self._choices[index].name_len
+        link.messages_out += 1
+        link.bytes_out += message.total_len
+        if message.flags & MESSAGE_IS_LENT and tail_len >= LENT_BYTES_MIN and not link.is_blocked:
+            link.lend(head, at - head, tail, tail_len)
+        else:
+            link.append(head, at - head)
+            link.append(tail, tail_len)
+
+    cdef unsigned char* _head_for(self, size_t length) except NULL:
+        cdef unsigned char* grown
+        if length > self._head_bytes:
+            grown = <unsigned char*>realloc(self._head, length)
+            if grown == NULL:
+                raise MemoryError
+            self._head = grown
+            self._head_bytes = length
+        return self._head
