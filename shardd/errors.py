@@ -51,6 +51,12 @@ class CloseReason(enum.IntEnum):
     AUTHENTICATION_EXPIRED = 21
     MISSING_ACCOUNT = 22
     CREDENTIALS_REVOKED = 23
+    # of routes
+    DUPLICATE_ROUTE = 24
+    ROUTE_REMOVED = 25
+    DUPLICATE_SERVER_NAME = 26
+    CLUSTER_NAME_CONFLICT = 27
+    WRONG_PORT = 28
 
     @property
     def text(self) -> str:
@@ -82,6 +88,11 @@ _CLOSE_TEXTS: Final = {
     CloseReason.AUTHENTICATION_EXPIRED: "Authentication Expired",
     CloseReason.MISSING_ACCOUNT: "Missing Account",
     CloseReason.CREDENTIALS_REVOKED: "Credentials Revoked",
+    CloseReason.DUPLICATE_ROUTE: "Duplicate Route",
+    CloseReason.ROUTE_REMOVED: "Route Removed",
+    CloseReason.DUPLICATE_SERVER_NAME: "Duplicate Server Name",
+    CloseReason.CLUSTER_NAME_CONFLICT: "Cluster Name Conflict",
+    CloseReason.WRONG_PORT: "Incorrect Port",
 }
 
 
@@ -113,6 +124,8 @@ ERR_INVALID_CLIENT_PROTOCOL: Final = "invalid client protocol"
 ERR_NO_RESPONDERS_HEADERS: Final = "no responders requires headers support"
 ERR_INVALID_SUBJECT: Final = "Invalid Subject"
 ERR_INVALID_PUBLISH_SUBJECT: Final = "Invalid Publish Subject"
+ERR_CLIENT_ON_ROUTE_PORT: Final = "attempted to connect to route port"
+ERR_CLUSTER_NAME: Final = 'Rejecting connection, cluster name "{theirs}" does not match "{ours}"'
 ERR_PERMISSIONS_PUBLISH: Final = "Permissions Violation for Publish to {subject}"
 ERR_PERMISSIONS_REPLY: Final = "Permissions Violation for Publish with Reply of {subject}"
 ERR_PERMISSIONS_SUBSCRIBE: Final = "Permissions Violation for Subscription to {subject}"

@@ -6,6 +6,7 @@ makes a `HostSetup`, so a fork at any time copies a quiet process.
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.slots import Slots
 from shardd.sockets import (
     join_address,
+    listener_urls,
     open_handovers,
     open_listeners,
     open_unix_listener,
@@ -59,6 +61,23 @@ class HostSetup:
     orders: tuple[OrderChannel, ...] = ()
     account_ids: Mapping[str, int] = field(default_factory=dict)  # over all reloads
     quotas: Quotas = field(default_factory=Quotas)
+    # The router, if there is a cluster: its slot behind those of the workers, where it listens for
+    # other servers, and the name that the cluster has until another server knows better.
+    router_index: int | None = None
+    cluster_listener: socket.socket | None = None
+    cluster_name: str = ""
+    # Where clients reach this host from elsewhere, for other servers to pass on.
+    connect_urls: tuple[str, ...] = ()
+    websocket_urls: tuple[str, ...] = ()
+
+    @property
+    def routers(self) -> int:
+        """The mask of the processes that lead to other hosts."""
+        return 0 if self.router_index is None else 1 << self.router_index
+
+    def name_of(self, index: int) -> str:
+        """What the process of a slot is called in the log."""
+        return "Router" if index == self.router_index else f"Worker {index}"
 
 
 def number_accounts(names: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
@@ -85,6 +104,9 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         stack.callback(listener.close)
     websockets = _open_websockets(config, worker_count, stack)
     unix = _open_unix(config, stack)
+    cluster_name = config.cluster.name or secrets.token_hex(11) if config.cluster else ""
+    cluster_listener = _open_cluster(config, cluster_name, stack)
+    process_count = worker_count + (config.cluster is not None)
     port: int = listeners[0].getsockname()[1]
     if config.pid_file:
         write_pid_file(config.pid_file)
@@ -94,7 +116,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         stack.callback(outlet.close)
     runtime = RuntimeDirectory.create()
     stack.callback(runtime.close)
-    orders = tuple(OrderChannel() for _ in range(worker_count))
+    orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
     _say_listening(config, port)
@@ -105,9 +127,9 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         host=config.host,
         port=port,
         worker_count=worker_count,
-        slots=Slots(worker_count),
-        rings=tuple(Ring(config.ring_bytes, worker_count) for _ in range(worker_count)),
-        doorbell_fds=tuple(_eventfd(stack) for _ in range(worker_count)),
+        slots=Slots(process_count),
+        rings=tuple(Ring(config.ring_bytes, process_count) for _ in range(process_count)),
+        doorbell_fds=tuple(_eventfd(stack) for _ in range(process_count)),
         listeners=listeners,
         handovers=handovers,
         control_dir=str(runtime.path),
@@ -117,13 +139,21 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         unix_listener=unix,
         orders=orders,
         account_ids=number_accounts(config.account_names, {}),
+        router_index=worker_count if config.cluster is not None else None,
+        cluster_listener=cluster_listener,
+        cluster_name=cluster_name,
+        connect_urls=_connect_urls(config, listeners[0]),
+        websocket_urls=_websocket_urls(config, websockets),
     )
 
     def release(index: int) -> None:
         """In a child: lets go of what is the supervisor's and the other workers'."""
         runtime.leave_in_child()
+        for number, channel in enumerate(orders):
+            channel.leave_in_child(number == index)
+        if cluster_listener is not None and index != setup.router_index:
+            cluster_listener.close()
         for number in range(worker_count):
-            orders[number].leave_in_child(number == index)
             if number != index:
                 listeners[number].close()
                 handovers[number][0].close()
@@ -169,6 +199,45 @@ def _open_websockets(config: Config, count: int, stack: ExitStack) -> tuple[sock
     if websocket.tls is None:
         _log.warning("Websocket not configured with TLS. DO NOT USE IN PRODUCTION!")
     return listeners
+
+
+def _open_cluster(config: Config, name: str, stack: ExitStack) -> socket.socket | None:
+    """The listening socket for routes, if other servers may dial this one."""
+    cluster = config.cluster
+    if cluster is None:
+        return None
+    _log.info("Cluster name is %s", name)
+    if not cluster.port:
+        return None
+    (listener,) = open_listeners(cluster.host, cluster.port, 1)
+    stack.callback(listener.close)
+    address = join_address(cluster.host, listener.getsockname()[1])
+    _log.info("Listening for route connections on %s", address)
+    return listener
+
+
+def _connect_urls(config: Config, listener: socket.socket) -> tuple[str, ...]:
+    if config.cluster is None or config.cluster.no_advertise:
+        return ()
+    if config.client_advertise is not None:
+        port: int = listener.getsockname()[1]
+        return (join_address(*config.advertised(config.host, port)),)
+    return _elsewhere(listener)
+
+
+def _websocket_urls(config: Config, listeners: tuple[socket.socket, ...]) -> tuple[str, ...]:
+    if config.cluster is None or config.cluster.no_advertise or config.websocket is None:
+        return ()
+    if config.websocket.advertise:
+        return (config.websocket.advertise,)
+    return _elsewhere(listeners[0])
+
+
+def _elsewhere(listener: socket.socket) -> tuple[str, ...]:
+    """Where a listener is reached from elsewhere; on loopback only if it is nowhere else."""
+    urls = [url.partition("://")[2] for url in listener_urls(listener)]
+    local = ("127.", "[::1]", "[fe80")
+    return tuple([url for url in urls if not url.startswith(local)] or urls)
 
 
 def _open_unix(config: Config, stack: ExitStack) -> socket.socket | None:

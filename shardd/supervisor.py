@@ -123,7 +123,7 @@ def _make_supervisor(
         current = supervisor.setup
         current.slots.set_pid(index, os.getpid())
         with contextlib.suppress(BootError):  # the log of the supervisor is as good
-            log.configure(current.config, f"worker {index}")
+            log.configure(current.config, current.name_of(index).lower())
         return worker_main(current, index)
 
     children = Children(body, leave, usable_cores() if config.pin else ())
@@ -165,7 +165,7 @@ class Supervisor:
         self._signals = signals
         self._clock = clock
         self._ports_file = ports_file
-        self._watch = Watch(setup.worker_count, setup.config.heartbeat_silence_s, clock())
+        self._watch = Watch(setup.slots.count, setup.config.heartbeat_silence_s, clock())
         self._was_ready = False
         self._poll = select.poll()
         self._poll.register(signals.fileno(), select.POLLIN)
@@ -219,11 +219,11 @@ class Supervisor:
         """Reads every worker's state and heartbeat from the shared page."""
         slots = self._setup.slots
         now = self._clock()
-        for index in range(self._setup.worker_count):
+        for index in range(slots.count):
             is_ready = slots.state(index) == State.READY
             became_ready = self._watch.seen(index, is_ready, slots.heartbeat(index), now)
             if became_ready and self._was_ready:
-                _log.info("Worker %d is ready, pid %d", index, slots.pid(index))
+                _log.info("%s is ready, pid %d", self._setup.name_of(index), slots.pid(index))
         if not self._was_ready and self._watch.is_ready and not self._watch.is_stopping:
             self._was_ready = True
             if self._ports_file is not None:
@@ -332,7 +332,9 @@ class Supervisor:
             if channel.send_body(body):
                 self._unanswered.add(index)
             else:
-                _log.error("Worker %d, pid %d, takes no orders, ending it", index, pid)
+                _log.error(
+                    "%s, pid %d, takes no orders, ending it", self._setup.name_of(index), pid
+                )
                 self._children.signal(pid, signal.SIGABRT)
 
     def _take_answers(self) -> None:
@@ -347,7 +349,7 @@ class Supervisor:
     def _shed(self) -> None:
         """Every worker serves by the new configuration: what it leaves too many, goes."""
         slots, config = self._setup.slots, self._setup.config
-        counts = [slots.counters(index)["connections"] for index in range(self._setup.worker_count)]
+        counts = [slots.counters(index)["connections"] for index in range(slots.count)]
         shares = reload.shares_to_shed(counts, config.max_connections)
         if not any(shares):
             return
@@ -422,14 +424,15 @@ class Supervisor:
         if was_stopping or (self._watch.is_retired and not ending.was_ready):
             return
         phase = "" if ending.was_ready else " while booting"
+        name = self._setup.name_of(ending.index)
         if ending.restart_s is None:
-            _log.error("Worker %d, pid %d, ended%s: %s", ending.index, ended.pid, phase, ended.text)
+            _log.error("%s, pid %d, ended%s: %s", name, ended.pid, phase, ended.text)
             if self._watch.failure:
                 _log.critical("%s, giving up", self._watch.failure)
         else:
             _log.error(
-                "Worker %d, pid %d, ended%s: %s, replacing it in %.2fs",
-                ending.index,
+                "%s, pid %d, ended%s: %s, replacing it in %.2fs",
+                name,
                 ended.pid,
                 phase,
                 ended.text,
@@ -450,7 +453,8 @@ class Supervisor:
             self._start(order.index)
             return
         if order.reason:
-            _log.error("Worker %d, pid %d: %s", order.index, order.pid, order.reason)
+            name = self._setup.name_of(order.index)
+            _log.error("%s, pid %d: %s", name, order.pid, order.reason)
         self._children.signal(order.pid, _ORDER_SIGNALS[order.verb])
 
     def _start(self, index: int) -> None:
@@ -464,8 +468,8 @@ class Supervisor:
             slots.clear(index)
             wait_s = self._watch.not_started(index, self._clock())
             _log.error(
-                "Could not fork worker %d: %s, trying again in %.2fs",
-                index,
+                "Could not fork %s: %s, trying again in %.2fs",
+                self._setup.name_of(index).lower(),
                 error.strerror,
                 wait_s,
             )

@@ -27,10 +27,11 @@ _HANDSHAKE_BYTES_MAX: Final = 262_144
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-def server_context(tls: Tls) -> ssl.SSLContext:
-    """The context of a listener. Raises ConfigError for what the library refuses."""
+def server_context(tls: Tls, *, must_verify: bool = False) -> ssl.SSLContext:
+    """The context of a listener; `must_verify`: as servers do of each other, whatever `tls` says.
+    Raises ConfigError for what the library refuses."""
     context = _context(tls, ssl.PROTOCOL_TLS_SERVER)
-    if tls.verify or tls.verify_and_map:
+    if must_verify or tls.verify or tls.verify_and_map:
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

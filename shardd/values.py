@@ -6,11 +6,14 @@ what was expected; the caller knows which key or flag it was and puts that in fr
 """
 
 import re
+from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 _INTEGER_BITS: Final = 63  # what nats-server keeps sizes and nanoseconds in
 _INTEGER_MAX: Final = 2**_INTEGER_BITS - 1
 _PORT_MAX: Final = 65_535
+_ROUTE_PORT: Final = 6222  # where clusters listen by custom
 
 _SIZE = re.compile(r"(-?[0-9]{1,19})(?:([kmgtpe])(i?b?))?", re.IGNORECASE | re.ASCII)
 _NUMBER = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -96,3 +99,30 @@ def split_host_port(text: str, default_port: int) -> tuple[str, int]:
         raise ValueError(f'"{text}" has no valid port')
     port = int(port_text)
     return host, port if port > 0 else default_port
+
+
+@dataclass(frozen=True, slots=True)
+class RouteUrl:
+    """Where a server listens for routes, and who to be there."""
+
+    host: str
+    port: int
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        """Without credentials, for the log."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_route_url(text: str) -> RouteUrl:
+    """`nats://user:password@host:port`, any scheme, or `host:port`. Raises ValueError."""
+    parts = urlsplit(text if "://" in text else f"nats-route://{text}")
+    if not parts.hostname:
+        raise ValueError("a route is a URL with a host and a port")
+    return RouteUrl(
+        parts.hostname,
+        parts.port or _ROUTE_PORT,
+        unquote(parts.username or ""),
+        unquote(parts.password or ""),
+    )

@@ -7,7 +7,7 @@ Everything heavy is imported by the supervisor and the workers, after the flags 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +18,9 @@ from shardd.config.load import Loaded, load_file, load_setting
 from shardd.config.model import Authorization
 from shardd.errors import ConfigError, ExitCode
 from shardd.version import SHARDD_VERSION
+
+if TYPE_CHECKING:
+    from shardd.host import HostSetup
 
 # Flags whose name is not that of the field which they set.
 _FIELDS: Final = {"addr": "host", "name": "server_name", "pid": "pid_file", "log": "log_file"}
@@ -161,8 +164,13 @@ def start(**options: Any) -> int:
     from shardd import log, supervisor
     from shardd.worker.main import run as worker_main
 
+    def main(setup: "HostSetup", index: int) -> int:
+        return (router_main if index == setup.router_index else worker_main)(setup, index)
+
+    if config.cluster is not None:
+        from shardd.routes.main import run as router_main
     log.configure(config, "supervisor")
-    return supervisor.run(config, worker_main, read if options.get("config") else None)
+    return supervisor.run(config, main, read if options.get("config") else None)
 
 
 command: Final = StartCommand(

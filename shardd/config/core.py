@@ -28,7 +28,7 @@ from shardd.config.model import (
     Websocket,
 )
 from shardd.errors import ConfigError
-from shardd.values import split_host_port
+from shardd.values import RouteUrl, parse_route_url, split_host_port
 
 PORT_ANY: Final = -1  # the operating system chooses
 _PORT_MAX: Final = 65_535
@@ -161,6 +161,7 @@ class Config:
         self._validate_limits()
         self._validate_times()
         self._validate_users()
+        self._validate_cluster()
 
     def _validate_address(self) -> None:
         if self.port != PORT_ANY:
@@ -235,6 +236,33 @@ class Config:
             raise ConfigError("websocket requires TLS configuration (or no_tls: true)")
         if self.unix is not None and not self.unix.path:
             raise ConfigError("listen_unix: needs a path")
+
+    def _validate_cluster(self) -> None:
+        cluster = self.cluster
+        if cluster is None:
+            return
+        if cluster.port != PORT_ANY:
+            _require_range("cluster port", cluster.port, 0, _PORT_MAX, " (-1: any free port)")
+        if self.server_name and " " in self.server_name:
+            raise ConfigError("server name cannot contain spaces")
+        if cluster.tls is not None and not cluster.tls.certificates:
+            raise ConfigError("cluster tls: routes need a certificate of this server")
+        for url in cluster.routes:
+            try:
+                parse_route_url(url)
+            except ValueError as error:
+                raise ConfigError(f"cluster routes: {error}") from None
+        if cluster.advertise:
+            try:
+                split_host_port(cluster.advertise, limits.PORT)
+            except ValueError as error:
+                raise ConfigError(f"cluster advertise: {error}") from None
+
+    @property
+    def route_urls(self) -> tuple[RouteUrl, ...]:
+        """The servers that this one dials, none twice."""
+        urls = self.cluster.routes if self.cluster is not None else ()
+        return tuple(dict.fromkeys(parse_route_url(url) for url in urls))
 
 
 def _require_range(key: str, value: int, lowest: int, highest: int, note: str = "") -> None:

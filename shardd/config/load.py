@@ -345,8 +345,6 @@ def _finish(fields: dict[str, Any], access: Access, operator: dict[str, Any], no
         fields["auth_timeout_s"] = access.auth_timeout_s
     elif tls is not None:
         fields["auth_timeout_s"] = tls.timeout_s + 1.0  # the handshake is part of it
-    if "cluster" in fields:
-        notes.warnings.append("cluster: clusters are not served by this version of shardd")
     if operator.get("operators") or operator.get("trusted_keys"):
         fields["operator"] = _operator_mode(operator, fields)
         if access.users or access.authorization.user or access.authorization.token:

@@ -54,14 +54,21 @@ class Control:
         self._receive: Receiver | None = None
         self._after: Callable[[], None] | None = None
         self._stall: Callable[[int, int], None] | None = None
+        self._news: Callable[[tuple[Any, ...]], None] | None = None
 
     def start(
-        self, receive: Receiver, after: Callable[[], None], stall: Callable[[int, int], None]
+        self,
+        receive: Receiver,
+        after: Callable[[], None],
+        stall: Callable[[int, int], None],
+        news: Callable[[tuple[Any, ...]], None] | None = None,
     ) -> None:
         """Hand every message to `receive`, and call `after` once behind those that came together.
 
-        `stall` is told a client id and for how many milliseconds not to read from that client.
+        `stall` is told a client id and for how many milliseconds not to read from that client,
+        `news` what another process has made known to all.
         """
+        self._news = news
         self._receive = receive
         self._after = after
         self._stall = stall
@@ -115,6 +122,11 @@ class Control:
         """A peer asks to hold a client of this process back."""
         if self._stall is not None:
             self._stall(client, milliseconds)
+
+    def news(self, content: tuple[Any, ...]) -> None:
+        """A peer makes something known."""
+        if self._news is not None:
+            self._news(content)
 
     # -------------------------------------------------------------------------------------------
 

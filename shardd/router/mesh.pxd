@@ -39,6 +39,7 @@ cdef class Mesh:
     cdef list _peers                       # Peer or None, by slot
     cdef list _reading                     # the peers whose rings are read
     cdef object _post
+    cdef object _news                      # what was made known last
     cdef uint64_t _epoch
     cdef public uint64_t now_ms            # the clock of this pass, handed in
 

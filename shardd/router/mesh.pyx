@@ -49,6 +49,7 @@ INTEREST = 1      # sequence of the last part, None before it; entries
 SNAPSHOT = 2      # sequence of the last part, None before it; entries
 OVERSIZE = 3      # number, record
 STALL = 4         # client, milliseconds
+NEWS = 5          # what one process makes known to all, in its own words; nothing
 
 SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
 cdef uint64_t READ_BYTES_STALLED = limits.READ_BYTES_STALLED
@@ -84,7 +85,7 @@ cdef class Mesh:
         index: the own slot.
         dispatcher: gets the records of other processes.
         post: carries messages: `send(slots, message)`, `connect(slot, incarnation)`,
-            `disconnect(slot)`, `later(callback)`, `stall(client, milliseconds)`.
+            `disconnect(slot)`, `later(callback)`, `stall(client, milliseconds)`, `news(content)`.
         outbounds: the outputs that records of a ring may be lent to; None: none are.
     """
 
@@ -163,6 +164,8 @@ cdef class Mesh:
         self._producer.attach(peer.slot, peer.incarnation)
         peer.is_attached = True
         self._send(1 << peer.slot, SNAPSHOT, self.sequence, entries)
+        if self._news is not None:
+            self._send(1 << peer.slot, NEWS, self._news, None)
 
     def _unblock(self):
         """Look again at every ring that waits: what it waits for may be here, or come no more."""
@@ -218,6 +221,11 @@ cdef class Mesh:
                 self._send(processes, INTEREST, self.sequence if is_last else None, part)
         return self.sequence
 
+    def make_known(self, content: tuple) -> None:
+        """Tell every process, those that join later included, until something newer is told."""
+        self._news = content
+        self._send(self._joined(), NEWS, content, None)
+
     def _joined(self):
         cdef Peer peer
         cdef uint64_t processes = 0
@@ -259,6 +267,8 @@ cdef class Mesh:
             peer.oversize[first] = second
         elif kind == STALL:
             self._post.stall(first, second)
+        elif kind == NEWS:
+            self._post.news(first)
         else:
             raise InternalError("a control message of an unknown kind")
 

@@ -12,6 +12,7 @@ from shardd.config.core import Config
 from shardd.config.model import ConnectionType, Tls, Websocket
 from shardd.layer import Layer
 from shardd.tls import TlsLayer, server_context
+from shardd.topology import Topology
 from shardd.worker.info import InfoTemplate, Way
 from shardd.worker.websocket import Stacked, WebsocketLayer
 
@@ -52,6 +53,10 @@ class Door:
     auth_timeout_ms: int
     requires_authentication: bool
     needs_nonce: bool
+
+    def show(self, topology: Topology) -> None:
+        """What INFO says of the cluster from now on."""
+        self.info.set_topology(topology, is_websocket=self.kind is ConnectionType.WEBSOCKET)
 
     def tls_layer(self) -> TlsLayer:
         """A new server side of TLS."""

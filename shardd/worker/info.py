@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from shardd.config.core import Config
 from shardd.errors import CloseReason, ProtocolError
+from shardd.topology import Topology
 from shardd.version import NATS_VERSION, SHARDD_VERSION
 
 PROTOCOL: Final = 1  # INFO's `proto`: INFO may come again at any time
@@ -54,7 +55,7 @@ class InfoTemplate:
     """The INFO lines of one way in. Built once per worker and configuration; host and port are
     those listened on."""
 
-    __slots__ = ("_end", "_head", "_max_payload", "_tail")
+    __slots__ = ("_cluster", "_end", "_head", "_is_lame_duck", "_max_payload", "_show")
 
     def __init__(
         self,
@@ -80,12 +81,29 @@ class InfoTemplate:
             fields += [(name, True) for name, is_set in dataclasses.asdict(way).items() if is_set]
         self._max_payload = config.max_payload
         self._head = b"INFO {" + b"".join(_member(name, value) for name, value in fields)
-        self._tail = b""  # what only a server that is about to leave says
+        self._cluster = b""  # what only a server in a cluster, or about to leave, says
+        self._show = (Topology(), False)
+        self._is_lame_duck = False
         self._end = _member("shardd", SHARDD_VERSION)[:-1] + b"} \r\n"
 
     def start_lame_duck(self) -> None:
         """From now on every line says that the server is about to leave."""
-        self._tail = _member("ldm", True)
+        self._is_lame_duck = True
+        self._render()
+
+    def set_topology(self, topology: Topology, *, is_websocket: bool) -> None:
+        """From now on every line tells of this cluster."""
+        self._show = (topology, is_websocket)
+        self._render()
+
+    def _render(self) -> None:
+        topology, is_websocket = self._show
+        urls = topology.for_clients(is_websocket=is_websocket, is_lame_duck=self._is_lame_duck)
+        self._cluster = _member("cluster", topology.cluster) if topology.cluster else b""
+        if urls:
+            self._cluster += b'"connect_urls":[%b],' % b",".join(map(json_string, urls))
+        if self._is_lame_duck:
+            self._cluster += _member("ldm", True)
 
     def first(self, client_id: int, client_ip: str, nonce: str = "") -> bytes:
         """The line that opens a connection; `nonce` is what the client may sign."""
@@ -118,7 +136,7 @@ class InfoTemplate:
             client_id,
             json_string(client_ip),
             more,
-            self._tail,
+            self._cluster,
             self._end,
         )
 

@@ -375,8 +375,12 @@ cdef class Life(Reader):
 
     def tell_lame_duck(self) -> None:
         """Tell a client that listens that the server is about to leave (sheet 6)."""
+        self.door.info.start_lame_duck()
+        self.tell_info()
+
+    def tell_info(self) -> None:
+        """Tell a client that listens what INFO says by now."""
         if not self.is_closed and self.has_ponged and self.options.protocol >= 1:
-            self.door.info.start_lame_duck()
             info = self.door.info.again(self.client_id, self.ip)
             self.say(<const unsigned char*>PyBytes_AS_STRING(info), PyBytes_GET_SIZE(info))
 

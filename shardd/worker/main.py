@@ -38,6 +38,7 @@ from shardd.router.spaces import Spaces
 from shardd.router.sublist import Sublist
 from shardd.slots import State
 from shardd.timers import Deadlines
+from shardd.topology import Topology
 from shardd.worker.connection import Connection
 from shardd.worker.door import Door, client_door, unix_door, websocket_door
 from shardd.worker.gate import Gate
@@ -125,6 +126,8 @@ class Worker:
         self._is_accepting = False
         self._drain_policy: DrainPolicy | None = None
         self._lame_duck: LameDuckSchedule | None = None
+        self._doors: list[Door] = []
+        self._topology = Topology(setup.cluster_name if setup.routers else "")
         self._orders = setup.orders[index].receiver()
         slots = setup.slots
         config = setup.config
@@ -132,7 +135,7 @@ class Worker:
         self._doorbells = [Doorbell(slots, i, fd) for i, fd in enumerate(setup.doorbell_fds)]
         self._sublist = Sublist(seed=setup.hash_seed)
         producer = Producer(setup.rings[index], slots.incarnation(index))
-        self._dispatcher = Dispatcher(self._sublist, producer, index, seed)
+        self._dispatcher = Dispatcher(self._sublist, producer, index, seed, setup.routers)
         self._control = Control(setup.control_dir, index, slots.incarnation(index), loop)
         outbounds = OutboundSet(int(config.write_deadline_s * 1000))
         self._mesh = Mesh(
@@ -193,18 +196,22 @@ class Worker:
         """What clients come in by, in the order of the listening sockets."""
         setup = self._setup
         names = (setup.server_id, setup.server_name, setup.host, setup.port)
-        doors = [client_door(config, *names)]
+        self._doors = doors = [client_door(config, *names)]
         if setup.websocket_listeners:
             doors.append(websocket_door(config, *names))
         if setup.unix_listener is not None:
             doors.append(unix_door(config, *names))
+        for door in doors:
+            door.show(self._topology)
         return doors
 
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Join the mesh. `Server is ready` is the supervisor's to say, when all have."""
-        self._control.start(self._mesh.on_message, self._on_control, self._on_stall)
+        self._control.start(
+            self._mesh.on_message, self._on_control, self._on_stall, self._on_topology
+        )
         self._loop.add_reader(self._poller.fd, self._pump.run)
         self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -280,6 +287,15 @@ class Worker:
         connection = self._shared.connections.get(client_id)
         if connection is not None:
             connection.stall(milliseconds)
+
+    def _on_topology(self, topology: tuple[Any, ...]) -> None:
+        """The router tells of the cluster: new clients learn it, and those that listen."""
+        self._topology = Topology.of(topology)
+        for door in self._doors:
+            door.show(self._topology)
+        for connection in self._connections():
+            connection.door.show(self._topology)
+            connection.tell_info()
 
     def _tick(self) -> None:
         self._loop.call_later(_TICK_S, self._tick)

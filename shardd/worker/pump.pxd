@@ -2,13 +2,9 @@
 
 from libc.stdint cimport uint64_t
 
-from shardd.poller cimport Source
+from shardd.router.bell cimport Bell
 from shardd.router.doorbell cimport Doorbell
 from shardd.worker.shared cimport Shared
-
-# The worker's own doorbell among its sources: peers ring it when they wrote something for it.
-cdef class Bell(Source):
-    cdef Doorbell doorbell
 
 cdef class Pump:
     cdef readonly Shared shared

@@ -13,7 +13,7 @@ so, then looks once more at the rings. Whoever publishes after that look rings.
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
-from shardd.poller cimport Source
+from shardd.router.bell cimport Bell
 from shardd.router.doorbell cimport Doorbell
 from shardd.worker.connection cimport Connection
 from shardd.worker.shared cimport Shared
@@ -26,18 +26,6 @@ cdef enum:
     # Passes before timers and control messages have their turn.
     PASSES_MAX = 8
     RUN_MS_MAX = 20                # the same in time, for passes that are long
-
-
-@cython.final
-cdef class Bell(Source):
-    """Makes a ring of the doorbell end the wait of the epoll set."""
-
-    def __init__(self, Doorbell doorbell not None):
-        self.doorbell = doorbell
-        self.fd = doorbell.fd
-
-    cdef int on_events(self, uint32_t events) except -1:
-        self.doorbell.clear()
 
 
 @cython.final

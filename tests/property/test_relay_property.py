@@ -53,7 +53,8 @@ def test_what_is_told_is_the_union_of_what_is_wanted(life: list[tuple]) -> None:
     for kind, process, key, count in [*life, ("tell", None, None, None)]:
         if kind == "want":
             wanted.setdefault(process, {})[key] = count
-            relay.set_remote(process, *key, count)
+            account, subject, queue = key
+            relay.set_remote(process, account, subject, queue, count)
         elif kind == "end":
             wanted.pop(process, None)
             relay.drop_process(process)

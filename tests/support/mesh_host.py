@@ -59,6 +59,10 @@ class Post:
         """Call back in a step of its own."""
         self.callbacks.append(callback)
 
+    def news(self, content: tuple[object, ...]) -> None:
+        """Nobody here makes anything known."""
+        raise AssertionError(f"{content} was made known")
+
     def stall(self, client: int, milliseconds: int) -> None:
         """Nobody here is slow."""
         raise AssertionError(f"client {client} is held back for {milliseconds} ms")

@@ -34,6 +34,7 @@ LAYERS: Final = (
         "shm",
         "sockets",
         "timers",
+        "topology",
         "transform",
         "values",
         "watch",
@@ -79,7 +80,7 @@ LAYERS: Final = (
                 ("patterns", "permissions"),
                 ("match_result",),
                 ("sublist",),
-                ("dispatch", "sublist_probe"),
+                ("bell", "dispatch", "sublist_probe"),
                 ("local", "mesh", "spaces"),
                 ("control",),
             )
@@ -98,6 +99,15 @@ LAYERS: Final = (
                 ("life",),
                 ("connection",),
                 ("listener", "pump"),
+                ("main",),
+            )
+        },
+        {
+            "routes": (
+                ("greeting", "roster", "wire"),
+                ("relay",),
+                ("route",),
+                ("cluster", "pump"),
                 ("main",),
             )
         },
