@@ -410,6 +410,8 @@ class Supervisor:
             websocket = self._setup.config.websocket
             scheme = "ws" if websocket is None or websocket.tls is None else "wss"
             urls["websocket"] = listener_urls(self._setup.websocket_listeners[0], scheme)
+        if self._setup.cluster_listener is not None:
+            urls["cluster"] = listener_urls(self._setup.cluster_listener)
         return urls
 
     def _handle_end(self, ended: Ended) -> None:

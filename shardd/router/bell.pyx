@@ -18,5 +18,3 @@ cdef class Bell(Source):
 
     cdef int on_events(self, uint32_t events) except -1:
         self.doorbell.clear()
-
-

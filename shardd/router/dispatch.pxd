@@ -61,10 +61,12 @@ cdef class Dispatcher:
 
     @cython.final
     cdef int _deliver(self, Subscription* subscription, Message* message) except -1
+
     @cython.final
     cdef int _deliver_in_group(
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo, uint64_t first
     ) except -1
+
     @cython.final
     cdef int _choose(
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
@@ -84,6 +86,7 @@ cdef class Dispatcher:
     ) except -1
     cdef bint _enter_ring(self, bytes record, uint64_t processes) except -1
     cdef bint _enter_oversize(self, bytes record, uint64_t processes) except -1
+
     @cython.final
     cdef int _expire(self) except -1
     cdef uint64_t _next_random(self) noexcept nogil

@@ -16,8 +16,6 @@ handed on is not for plain subscriptions again (7).
 
 from collections import deque
 
-cimport cython
-
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset

@@ -250,4 +250,5 @@ def merged_name(own: Self, peer: Introduction) -> str | None:
 
 def _line(verb: str, fields: Mapping[str, Any]) -> bytes:
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-    return f"{verb} {text}\r\n".encode("utf-8", "replace")
+    blank = " " if verb == "INFO" else ""  # as nats-server writes it
+    return f"{verb} {text}{blank}\r\n".encode("utf-8", "replace")

@@ -5,7 +5,7 @@ The counterpart of a worker's pump: it falls asleep and is woken in the same way
 """
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from shardd.outbound cimport OutboundSet
 from shardd.poller cimport Poller

@@ -12,7 +12,7 @@ What came from another server never goes to one: full mesh, one hop.
 """
 
 cimport cython
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -46,8 +46,7 @@ SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
 cdef enum:
     # Verb and blanks of a line, beside account, subject, reply and queue groups.
     HEAD_ROOM = 16
-    # As for clients: a longer message is copied in parts, a large one is lent.
-    WHOLE_BYTES_MAX = 32768
+    # From here on a reference is cheaper than a copy, as for clients.
     LENT_BYTES_MIN = 6144
 
 
@@ -179,8 +178,8 @@ cdef class Relay(Dispatcher):
         for account, subject, queue, count in self.sublist.take_changes():
             for peer in self._peers:
                 if peer is not None:
-                    self._tell_one(
-                        peer.link_for(account, self._names[account]), account, subject, queue, count)
+                    link = peer.link_for(account, self._names[account])
+                    self._tell_one(link, account, subject, queue, count)
 
     def tell_all(self, Link link not None, Peer peer not None, position: int = 0) -> int:
         """Tell a connection that is new one part of all that the host wants by it: from position
@@ -342,7 +341,9 @@ cdef class Relay(Dispatcher):
             self.handed_on += 1
         self._target_count = first
 
-    cdef int _write(self, Link link, uint32_t peer, bytes account, const Message* message) except -1:
+    cdef int _write(
+        self, Link link, uint32_t peer, bytes account, const Message* message
+    ) except -1:
         """One line for one server, with every queue group it was chosen for."""
         cdef const unsigned char* tail = message.tail
         cdef size_t tail_len = message.tail_len

@@ -16,7 +16,7 @@ from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memmove, memset
 
 from shardd import errors, limits
 from shardd.errors import CloseReason
@@ -27,7 +27,6 @@ from shardd.poller cimport Poller
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
 from shardd.routes.relay cimport Link, Relay
 from shardd.routes.wire cimport (
-    ROUTE_BAD_ARGUMENTS,
     ROUTE_CONNECT,
     ROUTE_ERR,
     ROUTE_INFO,

@@ -129,7 +129,9 @@ VERBS[15] = VerbName(b"SUB", 3, ROUTE_IGNORED, False, False)
 VERBS[16] = VerbName(b"UNSUB", 5, ROUTE_IGNORED, False, False)
 
 
-cdef const VerbName* _find_verb(const unsigned char* start, const unsigned char* stop) noexcept nogil:
+cdef const VerbName* _find_verb(
+    const unsigned char* start, const unsigned char* stop
+) noexcept nogil:
     """The verb that a line begins with, in any case; NULL when there is none."""
     cdef size_t length = stop - start
     cdef size_t at

@@ -11,7 +11,7 @@ so, then looks once more at the rings. Whoever publishes after that look rings.
 """
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from shardd.router.bell cimport Bell
 from shardd.router.doorbell cimport Doorbell
