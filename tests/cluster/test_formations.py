@@ -6,6 +6,7 @@ One seed is enough: the second and the third host are only told of the first.
 import asyncio
 import collections
 from collections.abc import Iterator
+from functools import partial
 
 import nats
 import pytest
@@ -51,6 +52,10 @@ async def until_heard(subject: str, publisher: Client, messages: list[bytes]) ->
     raise AssertionError(f"nobody hears {subject}")
 
 
+def has_all(messages: list[bytes], count: int) -> bool:
+    return len(messages) >= count
+
+
 async def all_to_all(hosts: Hosts) -> None:
     clients = await connect_each(hosts)
     heard: list[dict[str, list[bytes]]] = [collections.defaultdict(list) for _ in clients]
@@ -75,11 +80,9 @@ async def all_to_all(hosts: Hosts) -> None:
     wanted = [b"%d" % number for number in range(500)]
     for to in range(len(clients)):
         for origin in range(len(clients)):
-            await wait_until_async(
-                lambda to=to, origin=origin: len(heard[to][f"from.{origin}.count"]) >= 500,
-                "all messages",
-            )
-            assert heard[to][f"from.{origin}.count"] == wanted
+            messages = heard[to][f"from.{origin}.count"]
+            await wait_until_async(partial(has_all, messages, 500), "all messages")
+            assert messages == wanted
     await close_all(clients)
 
 

@@ -1,6 +1,7 @@
 """The route port of one server, asked by a peer that is only bytes: shardd as nats-server."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def meet(server: Broker, port: int) -> Iterator[Meet]:
     """``meet(...)``: one more peer."""
     peers: list[RoutePeer] = []
 
-    def open_peer(**options: object) -> RoutePeer:
+    def open_peer(**options: Any) -> RoutePeer:
         peers.append(RoutePeer(port, **options))
         return peers[-1]
 

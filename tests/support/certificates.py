@@ -1,6 +1,7 @@
 """Certificates for tests: one authority, servers and clients it vouches for, and a stranger."""
 
 import datetime
+import ipaddress
 import ssl
 from functools import cache
 from pathlib import Path
@@ -43,9 +44,12 @@ class Authority:
         self.certificate.write_bytes(made.public_bytes(Encoding.PEM))
 
     def issue(self, name: str, *, email: str = "", subject: x509.Name | None = None) -> Issued:
-        """A certificate for localhost and, if given, for an e-mail address."""
+        """A certificate for this host or, if given, for an e-mail address or a subject."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names: list[x509.GeneralName] = [] if email or subject else [x509.DNSName("localhost")]
+        loopback = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
+        names: list[x509.GeneralName] = (
+            [] if email or subject else [x509.DNSName("localhost"), loopback]
+        )
         if email:
             names.append(x509.RFC822Name(email))
         own = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -1,0 +1,100 @@
+"""The official clients of other languages, as programs that try one scenario after the other.
+
+A program is made ready once, below `build/`, from what its lock file names: the first time this
+fetches packages. Where the language or the packages cannot be had, tests that need it are skipped.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.waiting import PATIENCE
+
+Scenario = Mapping[str, Any]
+
+_SOURCES: Final = Path(__file__).resolve().parents[1] / "clients"
+_BUILD: Final = _SOURCES.parents[1] / "build" / "clients"
+_MAKE_S: Final = 300.0
+_RUN_S: Final = 120.0 * PATIENCE
+
+
+def try_node(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    """What the client for Node saw in each scenario."""
+    return _run(["node", str(_node() / "trial.mjs")], scenarios)
+
+
+def try_go(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    """What the client for Go saw."""
+    return _run([str(_go())], scenarios)
+
+
+@cache
+def browser_page() -> Path:
+    """The script of a page with the client in it, in one piece."""
+    directory = _node()
+    script = directory / "page.js"
+    bundler = [str(directory / "node_modules/.bin/esbuild"), "page.mjs", f"--outfile={script}"]
+    _make("node", [*bundler, "--bundle", "--format=esm", "--log-level=error"], directory)
+    return script
+
+
+def _run(command: list[str], scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
+    done = subprocess.run(
+        command,
+        input=json.dumps(scenarios),
+        capture_output=True,
+        text=True,
+        timeout=_RUN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    results: list[dict[str, Any]] = json.loads(done.stdout)
+    assert len(results) == len(scenarios)
+    return results
+
+
+@cache
+def _node() -> Path:
+    directory = _BUILD / "node"
+    _copy("node", directory)
+    _make("npm", ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], directory)
+    return directory
+
+
+@cache
+def _go() -> Path:
+    directory = _BUILD / "go"
+    _copy("go", directory)
+    _make("go", ["go", "build", "-o", "trial", "."], directory)
+    return directory / "trial"
+
+
+def _copy(language: str, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in (_SOURCES / language).iterdir():
+        if path.is_file():
+            shutil.copy(path, directory)
+
+
+def _make(tool: str, command: list[str], directory: Path) -> None:
+    """Run what makes a program ready; skip the test if it is not there or reaches nothing."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=_MAKE_S,
+        env={**os.environ, "GOFLAGS": "-mod=mod"},
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"{tool} cannot make the client ready: {done.stderr.strip()[-300:]}")
