@@ -14,7 +14,13 @@ class ShardError(Exception):
 
 
 class ConfigError(ShardError):
-    """The operator asked for something that cannot be; the message names the flag or the line."""
+    """The operator asked for something that cannot be; the message names the flag or the line, and
+    is one line whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
+        )
 
 
 class BootError(ShardError):

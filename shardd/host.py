@@ -147,20 +147,24 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     )
 
     def release(index: int) -> None:
-        """In a child: lets go of what is the supervisor's and the other workers'."""
         runtime.leave_in_child()
-        for number, channel in enumerate(orders):
-            channel.leave_in_child(number == index)
-        if cluster_listener is not None and index != setup.router_index:
-            cluster_listener.close()
-        for number in range(worker_count):
-            if number != index:
-                listeners[number].close()
-                handovers[number][0].close()
-                if websockets:
-                    websockets[number].close()
+        _release(setup, index)
 
     return setup, release
+
+
+def _release(setup: HostSetup, index: int) -> None:
+    """In a child: lets go of what is the supervisor's and the other processes'."""
+    for number, channel in enumerate(setup.orders):
+        channel.leave_in_child(number == index)
+    if setup.cluster_listener is not None and index != setup.router_index:
+        setup.cluster_listener.close()
+    for number in range(setup.worker_count):
+        if number != index:
+            setup.listeners[number].close()
+            setup.handovers[number][0].close()
+            if setup.websocket_listeners:
+                setup.websocket_listeners[number].close()
 
 
 def _say_starting(config: Config, server_id: str, server_name: str) -> None:

@@ -78,7 +78,7 @@ def load_file(path: str, environment: Mapping[str, str] | None = None) -> Loaded
 def load_text(text: str, file: str, environment: Mapping[str, str]) -> Loaded:
     """The same from a text. Files that it names are read all the same."""
     section = parse(text, file, environment=environment, read=_read_text)
-    return _load(section)
+    return load_tree(section)
 
 
 def load_setting(key: str, value: str) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ def load_setting(key: str, value: str) -> Mapping[str, Any]:
     for name in reversed(names[:-1]):
         inner = f"{name} {{ {inner} }}"
     section = parse(inner, "--set", environment={}, read=_read_text)
-    return _load(section).fields
+    return load_tree(section).fields
 
 
 def _read_bytes(path: str) -> bytes:
@@ -110,7 +110,8 @@ def _read_text(path: str) -> str:
 # --- the top level ----------------------------------------------------------------------------
 
 
-def _load(section: Section) -> Loaded:
+def load_tree(section: Section) -> Loaded:
+    """The same from a text that has been parsed. Raises ConfigError."""
     notes = Notes()
     access = Access()
     fields: dict[str, Any] = {}

@@ -1,43 +1,34 @@
 """Fuzzing the reader of ring records against its plain-Python twin.
 
-    python tests/fuzz/fuzz_frame.py [corpus folder] [--runs N] [--seed S]
-
-The same command line as the parser's target beside it. The reader gets every input in memory of
-exactly its size, so that a build with sanitizers finds a read beyond it; `check` is what must hold
-for any input whatsoever.
+The reader gets every input in memory of exactly its size, so that a build with sanitizers finds a
+read beyond it; `check` is what must hold for any input whatsoever. How to run it stands in
+`runner.py`.
 """
 
-import argparse
 import random
-import secrets
 import struct
-import sys
-from pathlib import Path
 from typing import Final
 
-if __package__ in {None, ""}:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from shardd.router import frame_probe
-from tests.fuzz.fuzz_wire import read_corpus, run_atheris
+from tests.fuzz import runner
 from tests.support import frame_oracle
 
-CORPUS: Final = Path(__file__).resolve().parent / "corpus" / "frame"
-RUNS: Final = 20_000
+CORPUS: Final = runner.CORPORA / "frame"
 INPUT_BYTES_MAX: Final = 512
 
 _LENGTHS: Final = ("length", "subject_len", "tail_len", "reply_len", "header_len", "total_len")
 _TARGETS: Final = frame_oracle.HEADER.size
 
 
-def check(data: bytes) -> None:
-    """Raises AssertionError unless reader and oracle agree on the record and on its targets."""
+def check(data: bytes) -> bool:
+    """Whether it is taken as a record; raises AssertionError unless reader and oracle agree on the
+    record and on its targets."""
     data = data[:INPUT_BYTES_MAX]
     message = frame_probe.read(data)
     expected = frame_oracle.read(data)
     assert message == expected, f"{data!r}: {message}, the oracle says {expected}"
     if message is None:
-        return
+        return False
     header = frame_oracle.header_of(data)
     assert header is not None
     # One after the other as a consumer reads them, then from where no target begins.
@@ -46,6 +37,7 @@ def check(data: bytes) -> None:
         offset = check_target(data, offset)
     for back in range(12):
         check_target(data, max(header.targets_len - back, 0))
+    return True
 
 
 def check_target(data: bytes, offset: int) -> int:
@@ -91,36 +83,7 @@ def change_number(data: bytearray, offset: int, rng: random.Random) -> None:
     struct.pack_into("=I", data, offset, other % 2**32)
 
 
-def run_mutations(seeds: list[bytes], runs: int, seed: int) -> int:
-    """The loop that stands in for atheris; returns how many inputs were taken as records."""
-    rng = random.Random(seed)
-    taken = 0
-    for data in seeds:
-        check(data)
-    for _ in range(runs):
-        data = mutate(seeds, rng)
-        check(data)
-        taken += frame_oracle.read(data) is not None
-    return taken
-
-
-def main() -> None:
-    """Runs from the command line."""
-    parser = argparse.ArgumentParser(description="fuzz the reader of ring records")
-    parser.add_argument("corpus", nargs="?", type=Path, default=CORPUS)
-    parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--seed", type=int, default=None)
-    options, more = parser.parse_known_args()
-    seed = secrets.randbelow(1 << 32) if options.seed is None else options.seed
-    print(f"seed {seed}, {options.runs} runs", flush=True)
-    own = [f"-runs={options.runs}", f"-seed={seed}", str(options.corpus)]
-    if not run_atheris(check, [*own, *(argument for argument in more if argument != "--")]):
-        taken = run_mutations(read_corpus(options.corpus), options.runs, seed)
-        print(
-            "atheris is not installed: mutated the corpus, found nothing;"
-            f" {taken} inputs were records"
-        )
-
+TARGET: Final = runner.Target("fuzz the reader of ring records", CORPUS, check, mutate)
 
 if __name__ == "__main__":
-    main()
+    TARGET.main()

@@ -1,31 +1,19 @@
 """Fuzzing the client protocol parser against its plain-Python twin.
 
-    python tests/fuzz/fuzz_wire.py [corpus folder] [--runs N] [--seed S]
-
-With atheris installed this is a coverage-guided target; libFuzzer's own options may then follow
-`--`. Without it a loop mutates the seeds of the corpus, and the printed seed repeats a run. Either
-way `check` is what must hold for any input whatsoever; the unit tests replay the corpus with it.
+`check` is what must hold for any input whatsoever; the unit tests replay the corpus with it. How to
+run it stands in `runner.py`.
 """
 
-import argparse
 import functools
-import importlib
 import random
-import secrets
-import sys
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final
 
-if __package__ in {None, ""}:
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
 from shardd import wire
+from tests.fuzz import runner
 from tests.support import wire_oracle
 from tests.support.wire_oracle import Limits, Result, parse_in_pieces
 
-CORPUS: Final = Path(__file__).resolve().parent / "corpus" / "wire"
-RUNS: Final = 20_000
+CORPUS: Final = runner.CORPORA / "wire"
 INPUT_BYTES_MAX: Final = 512
 
 # The limits of a usual connection, and such that small inputs meet every one of them.
@@ -63,8 +51,9 @@ def parse(data: bytes, limits: Limits) -> Result:
     return Result(*answer)
 
 
-def check(data: bytes) -> None:
-    """Raises AssertionError unless parser and oracle agree, whole and split."""
+def check(data: bytes) -> bool:
+    """Whether it holds an operation; raises AssertionError unless parser and oracle agree on it,
+    whole and split."""
     data = data[:INPUT_BYTES_MAX]
     for limits in LIMITS:
         parser = functools.partial(parse, limits=limits)
@@ -75,62 +64,15 @@ def check(data: bytes) -> None:
             pieces = [data[:position], data[position:]]
             split = parse_in_pieces(parser, pieces)
             assert split == whole, f"{data!r} {limits} split at {position}: {split}, not {whole}"
+    return bool(parse(data, LIMITS[0]).operations)
 
 
 def mutate(seeds: list[bytes], rng: random.Random) -> bytes:
-    """One seed with a few bytes removed, changed, or taken from elsewhere."""
-    data = bytearray(rng.choice(seeds))
-    for _ in range(rng.randint(1, 6)):
-        position = rng.randint(0, len(data))
-        removed = rng.choice((0, 0, 0, 1, 1, 2, rng.randint(0, 16)))
-        other = rng.choice(seeds)
-        start = rng.randint(0, len(other))
-        added = rng.choice(
-            (b"", rng.choice(PIECES), rng.choice(PIECES), rng.randbytes(1), other[start:][:20])
-        )
-        data[position : position + removed] = added
-    return bytes(data[:INPUT_BYTES_MAX])
+    """One seed, changed here and there."""
+    return runner.mutate(seeds, PIECES, INPUT_BYTES_MAX, rng)
 
 
-def run_mutations(seeds: list[bytes], runs: int, seed: int) -> None:
-    """The loop that stands in for atheris."""
-    rng = random.Random(seed)
-    for data in seeds:
-        check(data)
-    for _ in range(runs):
-        check(mutate(seeds, rng))
-
-
-def read_corpus(folder: Path) -> list[bytes]:
-    """Every seed in the folder, in the order of their names."""
-    return [path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()]
-
-
-def run_atheris(target: Callable[[bytes], None], arguments: Iterable[str]) -> bool:
-    """Hands over to libFuzzer; False when atheris is not installed."""
-    try:
-        atheris = importlib.import_module("atheris")
-    except ImportError:
-        return False
-    atheris.Setup([sys.argv[0], *arguments], target)
-    atheris.Fuzz()
-    return True
-
-
-def main() -> None:
-    """Runs from the command line."""
-    parser = argparse.ArgumentParser(description="fuzz the client protocol parser")
-    parser.add_argument("corpus", nargs="?", type=Path, default=CORPUS)
-    parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--seed", type=int, default=None)
-    options, more = parser.parse_known_args()
-    seed = secrets.randbelow(1 << 32) if options.seed is None else options.seed
-    print(f"seed {seed}, {options.runs} runs", flush=True)
-    own = [f"-runs={options.runs}", f"-seed={seed}", str(options.corpus)]
-    if not run_atheris(check, [*own, *(argument for argument in more if argument != "--")]):
-        run_mutations(read_corpus(options.corpus), options.runs, seed)
-        print("atheris is not installed: mutated the corpus, found nothing")
-
+TARGET: Final = runner.Target("fuzz the client protocol parser", CORPUS, check, mutate)
 
 if __name__ == "__main__":
-    main()
+    TARGET.main()

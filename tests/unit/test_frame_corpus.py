@@ -6,7 +6,7 @@ import pytest
 
 from shardd.router import frame_probe
 from tests.fuzz import fuzz_frame
-from tests.fuzz.fuzz_wire import read_corpus
+from tests.fuzz.runner import read_corpus
 
 SEEDS = sorted(path for path in fuzz_frame.CORPUS.iterdir() if path.is_file())
 
@@ -26,7 +26,7 @@ def test_the_corpus_has_records_with_targets_and_records_that_are_refused() -> N
 
 
 def test_mutations_are_often_enough_still_records() -> None:
-    taken = fuzz_frame.run_mutations(read_corpus(fuzz_frame.CORPUS), runs=500, seed=1)
+    taken = fuzz_frame.TARGET.run_mutations(read_corpus(fuzz_frame.CORPUS), runs=500, seed=1)
     assert 25 < taken < 475
 
 

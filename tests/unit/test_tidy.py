@@ -157,7 +157,7 @@ _MARKERS = re.compile(r"\b(?:TO[D]O|FIX[M]E)\b|(?:#|/\*)[ \t]*XX[X]\b")
 _PLACES = re.compile(
     r"(?<![\w.~])/(?:wor[k]|roo[t]|home/\w+|Users/\w+)(?=[/\s\"'`),:;]|$)"
     r"|/tmp/scratc[h]"
-    r"|\b(?:pyp[i]\.org|pythonhoste[d]\.org|golan[g]\.org|npmj[s]\.org|crate[s]\.io)\b"
+    r"|\b(?:pyp[i]\.org|pythonhoste[d]\.org|golan[g]\.org(?!/x/)|npmj[s]\.org|crate[s]\.io)\b"
     r"|\b(?:inde[x]-url|truste[d]-host)\b"
 )
 _CYTHON_BANNED = re.compile(

@@ -31,4 +31,4 @@ def test_a_parser_that_differs_is_found(monkeypatch: pytest.MonkeyPatch) -> None
         fuzz_wire, "parse", lambda data, limits: honest(data.replace(b"\t", b" "), limits)
     )
     with pytest.raises(AssertionError, match="the oracle says"):
-        fuzz_wire.run_mutations([b"PUB foo\t3\r\nabc\r\n"], runs=1, seed=1)
+        fuzz_wire.TARGET.run_mutations([b"PUB foo\t3\r\nabc\r\n"], runs=1, seed=1)
