@@ -159,6 +159,7 @@ class FlowLoad:
     metrics: Sequence[Metric]
     variants: Sequence[Variant]
     needs_fresh_server: bool = False
+    is_encrypted: bool = False
 
     def measure(self, stage: Stage) -> Measurement:
         """Open the connections, publish for the scale's time, close them."""

@@ -27,6 +27,9 @@ cdef enum Bound:
     RECEIVE_BYTES = 1048576     # one recv takes at most this
     EVENTS_MAX = 256            # taken from epoll at a time
     GLANCE_MS = 20              # how often a loop that waits looks at the shared flags
+    # How long a publisher without credit sleeps: short against the time its credit lasts (tens of
+    # milliseconds), long against a wake-up.
+    STARVED_NS = 200000
 
 # What one run of the loops came to.
 cdef struct Outcome:
@@ -56,6 +59,7 @@ cdef struct Receiver:
     size_t carry_len            # bytes at a boundary, too few to tell what they are
     uint64_t received           # frame bytes
     uint64_t frames             # frames whose control line was seen
+    size_t pings                # not yet answered
     unsigned char carry[256]
     unsigned char first_header[256]
     unsigned char last_header[256]
@@ -67,7 +71,19 @@ cdef struct Shape:
     const unsigned char* body   # payload with its CR LF
     size_t body_len
 
-# What request/reply and the dialer share with the loops here.
+# The results, as `generator.pyi` shows them.
+cdef class Published:
+    cdef readonly uint64_t start_ns
+    cdef readonly uint64_t end_ns       # the last block was handed to the kernel
+    cdef readonly list blocks           # sent whole, per connection
+
+cdef class Counted:
+    cdef readonly uint64_t end_ns       # the last byte arrived
+    cdef readonly list received         # frame bytes, per connection
+    cdef readonly list first_headers    # the control line of the first frame, per connection
+    cdef readonly list last_headers
+
+# What request/reply, the dialer and the loops over TLS share with the loops here.
 cdef uint64_t* shared_slots(object shared) except NULL
 cdef int check(Outcome* outcome) except -1
 cdef void take_excerpt(Outcome* outcome, const unsigned char* data, size_t length) noexcept nogil
@@ -75,3 +91,10 @@ cdef Code classify(Outcome* outcome, const unsigned char* data, size_t length) n
 cdef int watch(
     int epoll, int fd, uint32_t events, uint64_t index, int operation
 ) noexcept nogil
+cdef int set_shape(Shape* shape, Py_ssize_t header_len, bytes body) except -1
+cdef Code account(
+    Receiver* receiver, const Shape* shape, unsigned char* data, size_t length, Outcome* outcome
+) noexcept nogil
+cdef Counted summary(
+    Receiver* receivers, Py_ssize_t count, Py_ssize_t header_len, uint64_t end_ns
+)

@@ -34,11 +34,6 @@ import os
 
 SHARED_BYTES = SLOTS * sizeof(uint64_t)
 
-# How long a publisher without credit sleeps: short against the time its credit lasts (tens of
-# milliseconds), long against a wake-up.
-cdef long STARVED_NS = 200000
-
-
 cdef void take_excerpt(Outcome* outcome, const unsigned char* data, size_t length) noexcept nogil:
     outcome.excerpt_len = smaller(length, EXCERPT_BYTES)
     memcpy(outcome.excerpt, data, outcome.excerpt_len)
@@ -102,9 +97,6 @@ cdef int check(Outcome* outcome) except -1:
 @cython.final
 cdef class Published:
     """What the publishing process did."""
-    cdef readonly uint64_t start_ns
-    cdef readonly uint64_t end_ns       # the last block was handed to the kernel
-    cdef readonly list blocks           # sent whole, per connection
 
 
 cdef Code send_some(Sender* sender, Outcome* outcome) noexcept nogil:
@@ -204,7 +196,7 @@ cdef Code publish_loop(
         if is_blocked:
             wait_writable(senders, count, polled, 1 if is_starved else GLANCE_MS)
         else:
-            rest(STARVED_NS)
+            rest(<long>STARVED_NS)
     outcome.end_ns = now_ns()
     __atomic_store_n(&slots[<int>SLOT_EXPECTED], claimed, __ATOMIC_RELAXED)
     __atomic_store_n(&slots[<int>SLOT_FINISHED], 1, __ATOMIC_RELEASE)
@@ -271,10 +263,6 @@ def publish(
 @cython.final
 cdef class Counted:
     """What the subscribing process received."""
-    cdef readonly uint64_t end_ns       # the last byte arrived
-    cdef readonly list received         # frame bytes, per connection
-    cdef readonly list first_headers    # the control line of the first frame, per connection
-    cdef readonly list last_headers
 
 
 cdef int watch(int epoll, int fd, uint32_t events, uint64_t index, int operation) noexcept nogil:
@@ -304,7 +292,6 @@ cdef Code walk(
             receiver.frames += 1
             place += shape.frame_len
         elif memcmp(data + place, b"PING\r\n", 6) == 0:
-            send(receiver.fd, b"PONG\r\n", 6, MSG_DONTWAIT | MSG_NOSIGNAL)
             pings[0] += 1
             place += 6
         else:
@@ -348,6 +335,7 @@ cdef Code account(
             take_excerpt(outcome, data + last, length - last)
             return CODE_MALFORMED
     counted = smaller(boundary, length)
+    receiver.pings += pings
     receiver.received += counted - 6 * pings
     receiver.until_boundary = boundary - counted
     receiver.carry_len = length - counted
@@ -360,10 +348,15 @@ cdef Code receive_some(
 ) noexcept nogil:
     """One recv of one connection, verified and counted."""
     cdef ssize_t arrived
+    cdef Code code
     memcpy(buffer, receiver.carry, receiver.carry_len)
     arrived = recv(receiver.fd, buffer + receiver.carry_len, RECEIVE_BYTES, MSG_DONTWAIT)
     if arrived > 0:
-        return account(receiver, shape, buffer, receiver.carry_len + <size_t>arrived, outcome)
+        code = account(receiver, shape, buffer, receiver.carry_len + <size_t>arrived, outcome)
+        while receiver.pings:
+            send(receiver.fd, b"PONG\r\n", 6, MSG_DONTWAIT | MSG_NOSIGNAL)
+            receiver.pings -= 1
+        return code
     if arrived == 0:
         # What was carried may be the server's last word.
         if receiver.carry_len and classify(outcome, buffer, receiver.carry_len) == CODE_REFUSED:
@@ -421,6 +414,39 @@ cdef Code count_loop(
             return CODE_SILENT
 
 
+cdef int set_shape(Shape* shape, Py_ssize_t header_len, bytes body) except -1:
+    """What every frame looks like; `body` stays the caller's."""
+    if not 8 <= header_len <= HEADER_BYTES_MAX:
+        raise ValueError("the control line is too short or too long")
+    shape.header_len = <size_t>header_len
+    shape.body = <const unsigned char*>PyBytes_AS_STRING(body)
+    shape.body_len = <size_t>PyBytes_GET_SIZE(body)
+    shape.frame_len = shape.header_len + shape.body_len
+
+
+cdef Counted summary(
+    Receiver* receivers, Py_ssize_t count, Py_ssize_t header_len, uint64_t end_ns
+):
+    """What the receivers came to."""
+    cdef Counted done = Counted()
+    cdef Py_ssize_t i
+    cdef Receiver* receiver
+    done.end_ns = end_ns
+    done.received = []
+    done.first_headers = []
+    done.last_headers = []
+    for i in range(count):
+        receiver = &receivers[i]
+        done.received.append(receiver.received)
+        done.first_headers.append(
+            PyBytes_FromStringAndSize(<const char*>receiver.first_header, header_len)
+        )
+        done.last_headers.append(
+            PyBytes_FromStringAndSize(<const char*>receiver.last_header, header_len)
+        )
+    return done
+
+
 def count(fds, Py_ssize_t header_len, bytes body, shared, double patience_s):
     """Count the frames that arrive until the publisher says that all were sent and all are here.
 
@@ -432,13 +458,7 @@ def count(fds, Py_ssize_t header_len, bytes body, shared, double patience_s):
     cdef Outcome outcome
     cdef Shape shape
     cdef Py_ssize_t i
-    cdef Receiver* receiver
-    if not 8 <= header_len <= HEADER_BYTES_MAX:
-        raise ValueError("the control line is too short or too long")
-    shape.header_len = <size_t>header_len
-    shape.body = <const unsigned char*>PyBytes_AS_STRING(body)
-    shape.body_len = <size_t>PyBytes_GET_SIZE(body)
-    shape.frame_len = shape.header_len + shape.body_len
+    set_shape(&shape, header_len, body)
     memset(&outcome, 0, sizeof(outcome))
     cdef Receiver* receivers = <Receiver*>calloc(<size_t>count + 1, sizeof(Receiver))
     cdef unsigned char* buffer = <unsigned char*>malloc(RECEIVE_BYTES + HEADER_BYTES_MAX)
@@ -461,21 +481,7 @@ def count(fds, Py_ssize_t header_len, bytes body, shared, double patience_s):
             expected = slots[<int>SLOT_EXPECTED] if slots[<int>SLOT_FINISHED] else "not yet known"
             raise TimeoutError(f"silence after {received} of {expected} bytes")
         check(&outcome)
-        done = Counted()
-        done.end_ns = outcome.end_ns
-        done.received = []
-        done.first_headers = []
-        done.last_headers = []
-        for i in range(count):
-            receiver = &receivers[i]
-            done.received.append(receiver.received)
-            done.first_headers.append(
-                PyBytes_FromStringAndSize(<const char*>receiver.first_header, header_len)
-            )
-            done.last_headers.append(
-                PyBytes_FromStringAndSize(<const char*>receiver.last_header, header_len)
-            )
-        return done
+        return summary(receivers, count, header_len, outcome.end_ns)
     finally:
         if epoll >= 0:
             close(epoll)

@@ -106,6 +106,10 @@ class Load(Protocol):
     def needs_fresh_server(self) -> bool:
         """Whether each round starts a server of its own, because it measures memory."""
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether its connections are TLS, for which the servers have to be told."""
+
     def measure(self, stage: Stage) -> Measurement:
         """Run it once."""
 

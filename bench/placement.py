@@ -8,6 +8,7 @@ there. A server with one process has one place only, and every connection is in 
 import enum
 import json
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -42,11 +43,20 @@ class Address:
     port: int
     workers: int
     patience_s: float
+    authority: str = ""  # a file with the certificate to trust; empty: no TLS
 
 
 def read_line(connection: socket.socket) -> bytes:
     """Read up to the first line end, and not one byte further."""
     line = bytearray()
+    if isinstance(connection, ssl.SSLSocket):
+        # There is no looking ahead in TLS.
+        while not line.endswith(b"\n"):
+            got = connection.recv(1)
+            if not got:
+                raise ServerRefusal(f"the server closed the connection after {bytes(line)!r}")
+            line += got
+        return bytes(line)
     while len(line) < INFO_BYTES_MAX:
         seen = connection.recv(INFO_BYTES_MAX, socket.MSG_PEEK)
         if not seen:
@@ -91,11 +101,20 @@ def open_once(address: Address) -> tuple[socket.socket, bytes]:
         raise
 
 
+def encrypt(connection: socket.socket, address: Address) -> ssl.SSLSocket:
+    """The connection over TLS 1.3, its handshake done."""
+    context = ssl.create_default_context(cafile=address.authority)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context.wrap_socket(connection, server_hostname=address.host)
+
+
 def open_placed(address: Address, place: Place) -> socket.socket:
     """A connection in its place, ready for use."""
     for _ in range(ATTEMPTS_MAX):
         connection, info = open_once(address)
         if address.workers < 2 or place.accepts(worker_of(info, address.workers)):
+            if address.authority:
+                connection = encrypt(connection, address)
             connection.sendall(HELLO)
             await_pong(connection)
             return connection

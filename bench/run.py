@@ -7,16 +7,19 @@ connections of a round are new, and closed after it.
 """
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 from bench import history
+from bench.certificate import make_certificate
 from bench.frames import FrameError
 from bench.history import Record, Result
 from bench.load import Load, LoadFailure, Measurement, Metric, Scale, Stage, Variant
 from bench.placement import ServerRefusal
-from bench.servers import Contender, Server, ServerFailure, describe_machine
+from bench.servers import HOST, Contender, Server, ServerFailure, describe_machine
 from bench.sides import Child, SideFailure, make_shared
 
 WARM_UP_SHARE: Final = 0.3
@@ -83,17 +86,20 @@ class Run:
     """One run over a list of loads."""
 
     def __init__(self, options: Options) -> None:
-        """Start the load-making processes."""
+        """Start the load-making processes, and make the certificate of the loads over TLS."""
         self._options = options
         self._sides = Sides()
+        self._files = tempfile.TemporaryDirectory(prefix="shardd-bench-")
+        self._certificate = make_certificate(Path(self._files.name), HOST)
         self._date = history.now()
         self._commit = history.current_commit()
         self._machine = describe_machine()
         self._versions = {each.label: each.version() for each in options.contenders}
 
     def close(self) -> None:
-        """End the load-making processes."""
+        """End the load-making processes, and remove the certificate."""
         self._sides.stop()
+        self._files.cleanup()
 
     def measure(self, loads: Sequence[Load], tell: Callable[[str], None]) -> Iterator[Record]:
         """Measure the loads; a load's records come when it is done."""
@@ -145,7 +151,8 @@ class Run:
         with contextlib.ExitStack() as own:
             server = servers.get(contender.label)
             if server is None:
-                server = Server(contender, self._options.workers, scale.patience_s)
+                certificate = self._certificate if load.is_encrypted else None
+                server = Server(contender, self._options.workers, scale.patience_s, certificate)
                 (own if load.needs_fresh_server else stack).callback(server.stop)
                 if not load.needs_fresh_server:
                     servers[contender.label] = server

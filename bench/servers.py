@@ -22,8 +22,10 @@ from typing import Final
 
 import psutil
 
+from bench.certificate import Certificate
 from bench.placement import Address
 
+HOST: Final = "127.0.0.1"
 START_S_MAX: Final = 20.0
 STOP_S_MAX: Final = 10.0
 LOG_TAIL_BYTES: Final = 600
@@ -103,13 +105,20 @@ def find_nats_server() -> Path:
 class Server:
     """A running server; whoever started it stops it."""
 
-    def __init__(self, contender: Contender, workers: int, patience_s: float) -> None:
-        """Start it and wait until it says where it listens."""
+    def __init__(
+        self,
+        contender: Contender,
+        workers: int,
+        patience_s: float,
+        certificate: Certificate | None = None,
+    ) -> None:
+        """Start it, with TLS if there is a certificate, and wait until it says where it listens."""
         self.contender = contender
         self._directory = Path(tempfile.mkdtemp(prefix="shardd-bench-"))
         self._log = self._directory / "output"
-        command = [*contender.start_command(workers), "-a", "127.0.0.1", "-p", "-1"]
+        command = [*contender.start_command(workers), "-a", HOST, "-p", "-1"]
         command += ["--ports_file_dir", str(self._directory)]
+        command += certificate.flags if certificate is not None else []
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -120,7 +129,8 @@ class Server:
             self.stop()
             raise
         workers = workers if contender.has_workers else 0
-        self.address = Address("127.0.0.1", port, workers, patience_s)
+        authority = str(certificate.chain) if certificate is not None else ""
+        self.address = Address(HOST, port, workers, patience_s, authority)
 
     def _await_port(self) -> int:
         deadline = time.monotonic() + START_S_MAX

@@ -10,13 +10,14 @@ import ctypes
 import multiprocessing
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from bench import callers, generator
+from bench import callers, encrypted, generator
 from bench.frames import Subscription
 from bench.placement import Address, Place, ServerRefusal, await_pong, flush, open_placed, subscribe
 
@@ -46,6 +47,11 @@ class Side:
     def fds(self) -> list[int]:
         """The connections as the generator takes them."""
         return [connection.fileno() for connection in self.connections]
+
+    @property
+    def encrypted(self) -> list[ssl.SSLSocket]:
+        """The connections that are TLS: all of them, or none."""
+        return [each for each in self.connections if isinstance(each, ssl.SSLSocket)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,9 +227,16 @@ def publish(
 ) -> Publishing:
     """Publish on all connections, and wait until the server has read all of it."""
     try:
-        done = generator.publish(
-            side.fds, blocks, outputs, side.shared, seconds, blocks_max, credit_bytes, patience_s
-        )
+        if encrypted_ones := side.encrypted:
+            done = encrypted.publish(
+                encrypted_ones, blocks, outputs, side.shared, seconds, blocks_max, credit_bytes,
+                patience_s,
+            )  # fmt: skip
+        else:
+            done = generator.publish(
+                side.fds, blocks, outputs, side.shared, seconds, blocks_max, credit_bytes,
+                patience_s,
+            )  # fmt: skip
         for connection in side.connections:
             connection.sendall(b"PING\r\n")
         for connection in side.connections:
@@ -235,7 +248,10 @@ def publish(
 
 def count(side: Side, header_len: int, body: bytes, patience_s: float) -> Counting:
     """Count what arrives until all has; then nothing more may come."""
-    done = generator.count(side.fds, header_len, body, side.shared, patience_s)
+    if encrypted_ones := side.encrypted:
+        done = encrypted.count(encrypted_ones, header_len, body, side.shared, patience_s)
+    else:
+        done = generator.count(side.fds, header_len, body, side.shared, patience_s)
     for connection in side.connections:
         flush(connection)
     return Counting(done.end_ns, done.received, done.first_headers, done.last_headers)

@@ -40,7 +40,7 @@ cdef extern from "<poll.h>" nogil:
         int fd
         short events
         short revents
-    int POLLOUT
+    int POLLIN, POLLOUT
     int poll(pollfd* fds, unsigned long count, int timeout_ms)
 
 cdef extern from "<sys/epoll.h>" nogil:

@@ -4,9 +4,18 @@ import fnmatch
 from collections.abc import Iterator
 
 from bench.load import Load
-from bench.loads import connections, fanout, many, queue, requests, subjects, subscriptions
+from bench.loads import (
+    connections,
+    encrypted,
+    fanout,
+    many,
+    queue,
+    requests,
+    subjects,
+    subscriptions,
+)
 
-FAMILIES = (fanout, many, subjects, queue, requests, subscriptions, connections)
+FAMILIES = (fanout, many, subjects, queue, requests, subscriptions, connections, encrypted)
 
 
 def all_loads() -> Iterator[Load]:

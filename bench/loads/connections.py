@@ -51,6 +51,7 @@ class ConnectionsLoad:
     metrics: tuple[Metric, ...] = METRICS
     variants: tuple[Variant, ...] = (Variant.ANY,)
     needs_fresh_server: bool = True
+    is_encrypted: bool = False
 
     @property
     def summary(self) -> str:

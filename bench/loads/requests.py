@@ -33,6 +33,7 @@ class RequestLoad:
     metrics: tuple[Metric, ...] = METRICS
     variants: tuple[Variant, ...] = BOTH
     needs_fresh_server: bool = False
+    is_encrypted: bool = False
 
     @property
     def name(self) -> str:

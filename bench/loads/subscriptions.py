@@ -56,6 +56,7 @@ class SubscriptionsLoad:
     metrics: tuple[Metric, ...] = METRICS
     variants: tuple[Variant, ...] = (Variant.ANY,)
     needs_fresh_server: bool = True
+    is_encrypted: bool = False
 
     @property
     def name(self) -> str:

@@ -88,6 +88,18 @@ def test_history_of_a_run_can_be_compared_and_drawn(tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_loads_over_tls_find_both_servers_with_the_same_certificate() -> None:
+    loads = "tls-publish-128B,tls-1x1-16384B"
+    done = bench("--quick", "--no-history", "--loads", loads)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if "msg/s" in line]
+    assert rows == [
+        ["tls-publish-128B", "same"],
+        ["tls-1x1-16384B", "same"],
+        ["tls-1x1-16384B", "cross"],
+    ]
+
+
 def test_unknown_load_and_unknown_server_are_refused() -> None:
     assert bench("--loads", "no-such-load").returncode == 2
     assert bench("--servers", "mosquitto,nats-server", "--loads", "publish-16B").returncode == 2

@@ -1,0 +1,1 @@
+"""The loops over TLS: nothing of theirs is for other modules."""
