@@ -82,10 +82,12 @@ cdef class OutboundSet:
     cdef void** _dirty
     cdef size_t _dirty_count
     cdef size_t _dirty_capacity
+    cdef unsigned char* _share     # NULL until a layer needs it
     cdef readonly uint64_t write_deadline_ms
     cdef list _borrowers           # outputs that hold lent bytes
     cdef bint has_loans
 
+    cdef unsigned char* share(self) except NULL
     cdef int return_loans(self) except -1
     cdef Chunk* take(self) except NULL
     cdef void give(self, Chunk* chunk) noexcept

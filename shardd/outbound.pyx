@@ -50,7 +50,7 @@ cdef extern from "sys/epoll.h" nogil:
 cdef enum:
     VECTORS_MAX = 64               # chunks handed to the kernel in one write
     POOL_CHUNKS_MAX = 256          # kept for reuse; the rest goes back to the allocator
-    # What a layer encodes before it is written: sixteen records of TLS.
+    # What a layer encodes before it is written: sixteen full records of TLS.
     ENCODED_BYTES = 262_144
 
 cdef uint32_t CHUNK_BYTES = limits.CHUNK_BYTES
@@ -79,6 +79,7 @@ cdef class OutboundSet:
         for index in range(self._dirty_count):
             Py_XDECREF(<PyObject*>self._dirty[index])
         free(self._dirty)
+        free(self._share)
 
     cdef Chunk* take(self) except NULL:
         """An empty chunk, from the pool or from the allocator."""
@@ -106,6 +107,14 @@ cdef class OutboundSet:
         chunk.next = self._free
         self._free = chunk
         self._free_count += 1
+
+    cdef unsigned char* share(self) except NULL:
+        """Where what a layer is to encode is put together; made when the first one needs it."""
+        if self._share == NULL:
+            self._share = <unsigned char*>malloc(ENCODED_BYTES)
+            if self._share == NULL:
+                raise MemoryError
+        return self._share
 
     cdef int return_loans(self) except -1:
         """End every loan: the bytes that were lent are about to change."""
@@ -354,17 +363,29 @@ cdef class Outbound(Source):
         return self._queue_encoded(self.layer.take())
 
     cdef size_t _send_queue(self) except? 0:
-        """Hand the layer a share of what is queued; returns how many bytes."""
+        """Hand the layer a share of what is queued, in one piece: every piece becomes records or
+        frames of its own, and a head with few bytes would cost as much as what follows it. Returns
+        how many bytes."""
         cdef Chunk* chunk = self._head
+        cdef const unsigned char* whole
+        cdef unsigned char* room
         cdef size_t taken = 0
         cdef size_t part
-        while chunk != NULL and taken < ENCODED_BYTES:
-            part = chunk.end - chunk.start
-            if part:
-                self.layer.send(PyMemoryView_FromMemory(
-                    <char*>chunk.bytes + chunk.start, part, PyBUF_READ))
+        if chunk == NULL:
+            return 0
+        if chunk.next == NULL:
+            whole = chunk.bytes + chunk.start
+            taken = min(<size_t>(chunk.end - chunk.start), <size_t>ENCODED_BYTES)
+        else:
+            room = self.outbounds.share()
+            while chunk != NULL and taken < ENCODED_BYTES:
+                part = min(<size_t>(chunk.end - chunk.start), ENCODED_BYTES - taken)
+                memcpy(room + taken, chunk.bytes + chunk.start, part)
                 taken += part
-            chunk = chunk.next
+                chunk = chunk.next
+            whole = room
+        if taken:
+            self.layer.send(PyMemoryView_FromMemory(<char*>whole, taken, PyBUF_READ))
         return taken
 
     cdef bint _queue_encoded(self, bytes encoded) except -1:

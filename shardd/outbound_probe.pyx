@@ -49,6 +49,10 @@ cdef class Probe(Outbound):
             <const unsigned char*>PyByteArray_AS_STRING(data), PyByteArray_GET_SIZE(data),
         )
 
+    def attach_layer(self, layer not None) -> None:
+        """`attach`, with nothing to be written before."""
+        self.attach(layer, b"")
+
     def flush_now(self) -> int:
         """`flush`: 0 done, 1 blocked, 2 broken."""
         return self.flush()

@@ -102,6 +102,7 @@ class TlsLayer:
     __slots__ = (
         "_incoming",
         "_is_closing",
+        "_is_drained",
         "_outgoing",
         "_pinned",
         "_received",
@@ -127,6 +128,7 @@ class TlsLayer:
         self._pinned = tls.pinned
         self._received = 0
         self._is_closing = False
+        self._is_drained = False
         self.is_open = False
         self.is_ended = False
         # DER, once the handshake has verified it; None: it was not asked for, or has none.
@@ -158,6 +160,7 @@ class TlsLayer:
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""
         self._incoming.write(data)
+        self._is_drained = False
         if not self.is_open:
             self._received += len(data)
             self._shake_hands()
@@ -165,14 +168,14 @@ class TlsLayer:
     def read_into(self, room: memoryview) -> int:
         """Moves plaintext into `room`, as much as fits; 0 when there is none for now."""
         total = 0
-        while total < len(room) and not self.is_ended:
-            # The common end is that all was read; asking again would cost an exception.
-            if total and not self._incoming.pending and not self.tls_object.pending():
-                break
+        tls_object = self.tls_object
+        # To be told that there is nothing costs an exception: that much for one `receive`, no more.
+        while total < len(room) and not self._is_drained and not self.is_ended:
             try:
                 # With a buffer it answers with a count (the stubs know only of bytes).
-                got = cast(int, self.tls_object.read(len(room) - total, room[total:]))
+                got = cast(int, tls_object.read(len(room) - total, room[total:]))
             except ssl.SSLWantReadError:
+                self._is_drained = True
                 break
             except ssl.SSLError as error:
                 if isinstance(error, ssl.SSLZeroReturnError):
@@ -182,6 +185,8 @@ class TlsLayer:
             if got == 0:
                 self.is_ended = True
             total += got
+            if not self._incoming.pending and not tls_object.pending():
+                self._is_drained = True
         return total
 
     def send(self, data: memoryview) -> None:

@@ -13,10 +13,12 @@ from shardd.outbound import OutboundSet
 from shardd.outbound_probe import Probe, flush_dirty, has_loans, pooled_chunks, return_loans
 from shardd.poller import Poller
 from shardd.source_probe import dispatch
+from tests.support.masking import MaskingLayer, unmask
 
 CHUNK: Final = limits.CHUNK_BYTES
 EAGER: Final = limits.EAGER_FLUSH_BYTES
 DEADLINE_MS: Final = 10_000
+SHARE: Final = 262_144  # what a layer encodes at a time
 DONE, BLOCKED, BROKEN = range(3)
 
 
@@ -507,3 +509,42 @@ def test_the_pool_keeps_no_more_than_it_may(line):
     line.output.append_bytes(bytes(300 * CHUNK))
     line.output.discard_all()
     assert pooled_chunks(line.outbounds) == 256
+
+
+# --- layers ----------------------------------------------------------------------------------
+
+
+def test_a_layer_gets_what_is_queued_in_one_piece(line):
+    layer = MaskingLayer()
+    line.output.attach_layer(layer)
+    body = bytearray(pattern(1000))
+    line.output.append_bytes(b"one")
+    line.output.lend_bytes(b"head", body)
+    line.output.append_bytes(b"two")
+    flush_dirty(line.outbounds)
+    assert unmask(read_all(line.peer)) == b"onehead" + body + b"two"
+    assert layer.pieces == [1010]
+
+
+def test_a_layer_gets_much_in_shares_and_the_next_when_the_last_was_written(line):
+    layer = MaskingLayer()
+    line.output.attach_layer(layer)
+    body = bytearray(pattern(3 * SHARE))
+    line.output.lend_bytes(b"head", body)
+    flush_dirty(line.outbounds)
+    assert layer.pieces == [SHARE]
+    assert unmask(line.read_to_the_end()) == b"head" + body
+    assert layer.pieces == [SHARE, SHARE, SHARE, 4]
+
+
+def test_what_is_queued_waits_for_the_handshake_and_the_layer_speaks_for_itself(line):
+    layer = MaskingLayer(is_open=False)
+    line.output.attach_layer(layer)
+    layer.say(b"hello")
+    line.output.append_bytes(b"INFO")
+    flush_dirty(line.outbounds)
+    assert read_all(line.peer) == b"hello"
+    assert (layer.pieces, line.output.pending_bytes) == ([], 4)
+    layer.is_open = True
+    line.output.flush_now()
+    assert unmask(read_all(line.peer)) == b"INFO"
