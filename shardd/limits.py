@@ -73,10 +73,11 @@ MATCH_CACHE_ENTRIES: Final = 32_768
 MATCH_CACHE_BYTES_MAX: Final = 64 * 1_048_576
 
 # Verdicts of one user's permissions that are kept, per process: most users use few subjects.
-PERMISSION_CACHE_ENTRIES: Final = 4096
-PERMISSION_CACHE_BYTES_MAX: Final = 4 * 1_048_576
-# Replies that one connection may publish because it was asked (precedent: nats-server's bound).
-REPLY_GRANTS_MAX: Final = 4096
+PERMISSION_CACHE_ENTRIES: Final = 1024
+PERMISSION_CACHE_BYTES_MAX: Final = 262_144
+# Replies that one connection may publish because it was asked: far more requests than a service has
+# under way. Beyond it the oldest are forgotten, which costs at most 20 MiB a connection.
+REPLY_GRANTS_MAX: Final = 65_536
 
 # Subjects that a mapping or an import was worked out for, per account or subscription.
 MAPPED_SUBJECTS_MAX: Final = 4096

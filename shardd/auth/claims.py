@@ -132,7 +132,7 @@ def _number(body: Mapping[str, Any], name: str) -> float:
 
 def permissions_of(nats: Mapping[str, Any]) -> Permissions | None:
     """The permissions that user claims, or a template, hold; None: nothing is restricted."""
-    publish, subscribe = (_rules(nats.get(name)) for name in ("pub", "sub"))
+    publish, subscribe = _rules(nats.get("pub"), 1), _rules(nats.get("sub"), 2)
     responses = nats.get("resp")
     rules = None
     if isinstance(responses, dict):
@@ -148,10 +148,22 @@ def permissions_of(nats: Mapping[str, Any]) -> Permissions | None:
     return Permissions(publish=publish, subscribe=subscribe, responses=rules)
 
 
-def _rules(value: Any) -> SubjectRules:
+def _rules(value: Any, words_max: int) -> SubjectRules:
     if not isinstance(value, dict):
         return SubjectRules()
-    return SubjectRules(allow=_texts(value.get("allow")), deny=_texts(value.get("deny")))
+    allow, deny = (_patterns(value.get(name), words_max) for name in ("allow", "deny"))
+    return SubjectRules(allow=allow, deny=deny)
+
+
+def _patterns(value: Any, words_max: int) -> tuple[str, ...]:
+    """Subjects, with queues where there may be two words. Raises ClaimsError for one that cannot
+    be read: a denied one must not pass for nothing."""
+    texts = _texts(value)
+    for text in texts:
+        words = text.split()
+        if words != text.split(" ") or len(words) > words_max or not all(".".join(words).split(".")):
+            raise ClaimsError("a subject of the token's permissions cannot be read")
+    return texts
 
 
 def _texts(value: Any) -> tuple[str, ...]:

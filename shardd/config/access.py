@@ -84,9 +84,11 @@ def _subjects(entry: Entry, has_queues: bool) -> tuple[str, ...]:
     """One pattern or a list; in subscribe rules a queue pattern may follow."""
     texts = texts_of(entry)
     for text in texts:
-        parts = text.split()
-        if not parts or len(parts) > (2 if has_queues else 1) or not all(map(is_subject, parts)):
+        subject, *queue = (text.split() if has_queues else None) or [text]
+        if not is_subject(subject) or len(queue) > 1 or text != text.strip():
             raise entry.place.error(f'subject "{text}" is not a valid subject')
+        if queue and not is_subject(queue[0]):
+            raise entry.place.error(f'queue "{queue[0]}" is not a valid queue')
     return texts
 
 

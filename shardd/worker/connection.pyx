@@ -106,12 +106,16 @@ cdef class Connection(Life):
             self.trace_in("HPUB" if operation.has_header else "PUB",
                           operation.subject[:operation.payload - operation.subject - 2])
             self.trace_payload("<<-", operation.payload[:operation.total_len])
+        if self.pedantic and subject_kind(
+            operation.subject, operation.subject_len
+        ) != SUBJECT_LITERAL:
+            self.refuse(errors.ERR_INVALID_PUBLISH_SUBJECT)
         if self.permissions is not None and not self.is_allowed(operation):
             return 0
-        if self.pedantic or operation.subject[0] == c'_' or operation.subject[0] == c'$' or (
+        if operation.subject[0] == c'_' or operation.subject[0] == c'$' or (
             operation.reply_len and (operation.reply[0] == c'_' or operation.reply[0] == c'$')
         ):
-            if not self._may_publish(operation):
+            if not self._may_use_reserved(operation):
                 return 0
         message.account = self.account
         message.flags = MESSAGE_HAS_HEADER if operation.has_header else 0
@@ -147,18 +151,14 @@ cdef class Connection(Life):
         if self.verbose:
             self.ok()
 
-    cdef bint _may_publish(self, Operation* operation) except -1:
-        """Check what is rarely wrong: reserved names, and, if pedantic, the subject."""
+    cdef bint _may_use_reserved(self, Operation* operation) except -1:
+        """Whether a subject or reply that begins like a reserved one may be used."""
         cdef bytes subject = operation.subject[:operation.subject_len]
         cdef bytes reply = operation.reply[:operation.reply_len] if operation.reply_len else b""
         text = session.publish_refusal(subject, reply)
         if text is not None:
             self.refuse(text)
             return False
-        if self.pedantic and subject_kind(
-            operation.subject, operation.subject_len
-        ) != SUBJECT_LITERAL:
-            self.refuse(errors.ERR_INVALID_PUBLISH_SUBJECT)
         return True
 
     cdef int _subscribe(self, Operation* operation) except -1:

@@ -48,7 +48,7 @@ cdef class Receiver(Outbound):
     cdef int limit(self, Subscription* subscription, uint64_t max_deliveries) except -1
     cdef int _import(self, Subscription* subscription) except -1
     cdef int import_again(self) except -1
-    cdef bint _may_take(self, Message* message) except -1
+    cdef bint _may_take(self, const Subscription* subscription, Message* message) except -1
     cdef int take(self, Subscription* subscription, Message* message) except -1
     cdef size_t _write_head(
         self, unsigned char* start, const Subscription* subscription, const Message* message,

@@ -229,7 +229,7 @@ cdef class Receiver(Outbound):
         cdef size_t length
         if self.is_closed or self.is_overflowing or self.is_broken:
             return 0
-        if self.is_guarded and not self._may_take(message):
+        if self.is_guarded and not self._may_take(subscription, message):
             return 0
         if self.pending > self.shared.stall_at:
             if self.shared.drops_instead_of_stalling:
@@ -264,12 +264,16 @@ cdef class Receiver(Outbound):
         self.commit(<size_t>(at - start))
         return 1
 
-    cdef bint _may_take(self, Message* message) except -1:
+    cdef bint _may_take(self, const Subscription* subscription, Message* message) except -1:
         """Whether the user may read this message; a request with a reply may be answered then."""
-        if self.is_filtered and not self.permissions.may_receive(
-            message.subject, message.subject_len
-        ):
-            return False
+        cdef const unsigned char* queue
+        cdef size_t queue_len
+        if self.is_filtered:
+            queue = self.shared.sublist.queue_of(subscription, &queue_len)
+            if not self.permissions.may_receive(
+                message.subject, message.subject_len, queue, queue_len
+            ):
+                return False
         if self.grants is not None and message.reply_len:
             self.grants.grant(message.tail + 1, message.reply_len, self.shared.poller.now_ms)
         return True

@@ -57,7 +57,9 @@ cdef class Rights(Receiver):
         if permissions.may_subscribe(
             operation.subject, operation.subject_len, operation.queue, operation.queue_len
         ):
-            if permissions.needs_filter(operation.subject, operation.subject_len):
+            if permissions.needs_filter(
+                operation.subject, operation.subject_len, operation.queue, operation.queue_len
+            ):
                 self.is_filtered = True
                 self.is_guarded = True
             return True
@@ -90,7 +92,7 @@ cdef class Rights(Receiver):
             queue = self.shared.sublist.queue_of(subscription, &queue_len)
             if not permissions.may_subscribe(subject, subject_len, queue, queue_len):
                 refused.append(<size_t>subscription)
-            elif permissions.needs_filter(subject, subject_len):
+            elif permissions.needs_filter(subject, subject_len, queue, queue_len):
                 self.is_filtered = True
                 self.is_guarded = True
         for address in refused:

@@ -127,6 +127,32 @@ def test_claims_hold_permissions(enter) -> None:
         client.finish()
 
 
+def test_claims_with_permissions_that_cannot_be_read_are_refused(enter) -> None:
+    for name, entry in (
+        ("pub", ""),
+        ("pub", "a b"),
+        ("pub", " a"),
+        ("sub", "a..b"),
+        ("sub", "a b c"),
+        ("sub", "a  b"),
+        ("sub", "a b..c"),
+    ):
+        for kind in ("allow", "deny"):
+            enter(user_jwt(APP, USER, **{name: {kind: ["good", entry]}})).expect_fatal(VIOLATION)
+
+
+def test_claims_with_a_pattern_that_cannot_match_are_taken_at_their_word(enter) -> None:
+    for kind, is_allowed in (("allow", False), ("deny", True)):
+        rules = {kind: [">.a", "good >.a"]}
+        client = enter(user_jwt(APP, USER, sub=rules, pub={kind: [">.a"]}))
+        client.expect(b"PONG\r\n")
+        client.expect_line()
+        client.send(b"PUB a 0\r\n\r\nSUB good >.a 1\r\nPING\r\n")
+        answer = client.read_until(b"PONG\r\n")
+        assert answer.count(b"Permissions Violation") == (0 if is_allowed else 2)
+        client.finish()
+
+
 def test_claims_may_do_without_a_signature(enter) -> None:
     enter(user_jwt(APP, USER, bearer_token=True), sig="").expect(b"PONG\r\n")
 
