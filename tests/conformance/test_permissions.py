@@ -3,6 +3,8 @@
 import pytest
 
 from tests.support.fixtures import Dial, Serve
+from tests.support.waiting import wait_until
+from tests.support.wireclient import WireClient
 
 USERS = """
 authorization {
@@ -15,12 +17,18 @@ authorization {
     {user: queues, password: x, permissions: {
        subscribe: {allow: ["free", "only v1", "star v1.>", "mixed", "mixed vv"],
                    deny: ["free bad"]} }}
+    {user: groups, password: x, permissions: {
+       subscribe: {deny: ["foo.bar q", "foo.*.x team.>", "foo.none"]} }}
+    {user: patterns, password: x, permissions: {
+       subscribe: {deny: ["all >", "one *", "two *.*", "below q.>", "under q.*", "last *.r"]} }}
     {user: none, password: x, permissions: { publish: {deny: ">"}, subscribe: {deny: ">"} }}
     {user: empty, password: x, permissions: { publish: [], subscribe: "x" }}
     {user: wild, password: x, permissions: { subscribe: "bar.*" }}
     {user: reply, password: x, permissions: { subscribe: "svc", allow_responses: true }}
     {user: replies, password: x, permissions: {
        subscribe: "svc", publish: "log", allow_responses: {max: 2, expires: "1m"} }}
+    {user: brief, password: x, permissions: {
+       subscribe: "svc", allow_responses: {max: -1, expires: "10us"} }}
     {user: default, password: x}
     {user: free, password: x, permissions: { subscribe: ">" }}
   ]
@@ -103,6 +111,64 @@ def test_which_groups_may_subscribe(enter) -> None:
             client.expect_error(subscribe_violation(subject, queue))
 
 
+def test_which_groups_a_queue_pattern_takes_in(enter) -> None:
+    client = enter("patterns")
+    for subject, denied, allowed in (
+        (b"all", [b"a", b"a.b", b"a..b", b".", b">", b"*", b">.a"], []),
+        (b"one", [b"a", b"*", b"a*"], [b">", b"a.b", b"a.", b"."]),
+        (b"two", [b"a.b", b"*.*"], [b"a", b"a.", b".b", b"a.>", b">.b", b"a.b.c"]),
+        (b"below", [b"q.r", b"q.", b"q..r", b"q.>", b"q.*", b"q.r.s"], [b"q", b"qq.r", b"*.r"]),
+        (b"under", [b"q.r", b"q.*"], [b"q", b"q.", b"q.>", b"q..", b"q.r.s", b"*.r"]),
+        (b"last", [b"q.r", b"*.r"], [b".r", b">.r", b"r", b"q.*", b"q.>"]),
+    ):
+        for queue in denied:
+            client.send(b"SUB %b %b 1\r\n" % (subject, queue))
+            client.expect_error(subscribe_violation(subject, queue))
+        for queue in [b"", *allowed]:
+            client.send(b"SUB %b %b 1\r\n" % (subject, queue))
+            client.expect_silence()
+
+
+def received(client: WireClient, count: int) -> list[tuple[bytes, bytes]]:
+    """Subjects and sids of so many messages without payload, in order, and of no more."""
+    found = []
+    for _ in range(count):
+        _, subject, sid, _ = client.expect_line().split()
+        client.expect(b"\r\n")
+        found.append((subject, sid))
+    client.expect_silence()
+    return sorted(found)
+
+
+def test_what_is_denied_to_a_group_is_left_out_for_that_group_only(enter) -> None:
+    subscriber, publisher = enter("groups"), enter("free")
+    for sid, queue in ((b"1", b""), (b"2", b"q"), (b"3", b"team.a"), (b"4", b"team"), (b"5", b">")):
+        subscriber.subscribe(b"foo.>", sid, queue)
+    for subject, sids in (
+        (b"foo.bar", [b"1", b"3", b"4", b"5"]),
+        (b"foo.bar.x", [b"1", b"2", b"4", b"5"]),
+        (b"foo.other", [b"1", b"2", b"3", b"4", b"5"]),
+        (b"foo.none", []),
+        (b"foo.bar", [b"1", b"3", b"4", b"5"]),
+    ):
+        publisher.publish(subject, b"")
+        publisher.ping()
+        assert received(subscriber, len(sids)) == [(subject, sid) for sid in sids]
+
+
+def test_another_member_gets_what_is_denied_to_one(enter) -> None:
+    denied, allowed = [enter("groups") for _ in range(5)], enter("free")
+    publisher = enter("free")
+    for client in (*denied, allowed):
+        client.subscribe(b"foo.*", b"1", b"q")
+    for _ in range(40):
+        publisher.publish(b"foo.bar", b"")
+    publisher.ping()
+    assert received(allowed, 40) == [(b"foo.bar", b"1")] * 40
+    for client in denied:
+        client.expect_silence()
+
+
 def test_what_is_denied_is_left_out_of_a_wider_subscription(enter) -> None:
     subscriber, publisher = enter("deny"), enter("free")
     subscriber.subscribe(b"foo.>", b"1")
@@ -138,3 +204,37 @@ def test_a_refused_publish_is_not_acknowledged(enter) -> None:
     client = enter("list")
     client.send(b'CONNECT {"user":"list","pass":"x","verbose":true}\r\nPUB c 1\r\nx\r\nPING\r\n')
     client.expect(b"+OK\r\n-ERR '", publish_violation(b"c"), b"'\r\nPONG\r\n")
+
+
+def test_a_pedantic_publisher_hears_first_that_the_subject_is_invalid(enter) -> None:
+    invalid = b"-ERR 'Invalid Publish Subject'\r\n"
+    for user, subject, is_refused in (
+        ("list", b"c..d", True),
+        ("list", b"c.*", True),
+        ("list", b"_R_..x", True),
+        ("list", b"a.*", False),
+        ("deny", b"a.x.>", True),
+        ("free", b"c..d", False),
+        ("free", b"_GR_..x", True),
+    ):
+        client = enter(user)
+        client.send(
+            b'CONNECT {"user":"%b","pass":"x","verbose":true,"pedantic":true}\r\n' % user.encode(),
+            b"PUB %b 1\r\nx\r\nPING\r\n" % subject,
+        )
+        answer = b"-ERR '%b'\r\n" % publish_violation(subject) if is_refused else b"+OK\r\n"
+        client.expect(b"+OK\r\n", invalid, answer, b"PONG\r\n")
+
+
+def test_a_right_to_answer_that_ends_at_once_is_not_one_for_ever(enter) -> None:
+    responder, requester = enter("brief"), enter("free")
+    responder.subscribe(b"svc", b"1")
+    requester.publish(b"svc", b"?", reply=b"inbox.1")
+    responder.expect_msg(b"svc", b"1", b"?", reply=b"inbox.1")
+
+    def is_refused() -> bool:
+        responder.publish(b"inbox.1", b"!")
+        responder.send(b"PING\r\n")
+        return publish_violation(b"inbox.1") in responder.read_until(b"PONG\r\n")
+
+    wait_until(is_refused, "the end of the right to answer")
