@@ -118,8 +118,8 @@ class RouteUrl:
 def parse_route_url(text: str) -> RouteUrl:
     """`nats://user:password@host:port`, any scheme, or `host:port`. Raises ValueError."""
     parts = urlsplit(text if "://" in text else f"nats-route://{text}")
-    if not parts.hostname:
-        raise ValueError("a route is a URL with a host and a port")
+    if not parts.hostname or parts.path.strip("/"):
+        raise ValueError("expected a URL with a host and a port: nats://host:6222")
     return RouteUrl(
         parts.hostname,
         parts.port or _ROUTE_PORT,

@@ -90,6 +90,15 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("tlsverify",), Kind.BOOLEAN, "Enable TLS, verify client certificates"),
         Flag(("tlscacert",), Kind.TEXT, "Client certificate authority for verification", "file"),
     ),
+    "Cluster Options": (
+        Flag(("routes",), Kind.TEXT, "Servers to connect to, separated by commas", "url,..."),
+        Flag(("cluster",), Kind.TEXT, "Where to listen for other servers", "url"),
+        Flag(("cluster_listen",), Kind.TEXT, "The same as --cluster", "url"),
+        Flag(("cluster_name",), Kind.TEXT, "Cluster name (default: one is chosen)", "name"),
+        Flag(("no_advertise",), Kind.BOOLEAN, "Tell clients nothing of the cluster"),
+        Flag(("cluster_advertise",), Kind.TEXT, "Address to tell other servers", "host:port"),
+        Flag(("connect_retries",), Kind.INTEGER, "Tries to reach a server learned of", "count"),
+    ),
     "Common Options": (
         Flag(("help", "h"), Kind.BOOLEAN, "Show this text"),
         Flag(("version", "v"), Kind.BOOLEAN, "Show the version"),
@@ -107,13 +116,6 @@ NOT_SERVED: Final = (
     Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),
     Flag(("help_tls",), Kind.BOOLEAN, "TLS"),
-    Flag(("routes",), Kind.TEXT, "clustering"),
-    Flag(("cluster",), Kind.TEXT, "clustering"),
-    Flag(("cluster_name",), Kind.TEXT, "clustering"),
-    Flag(("cluster_listen",), Kind.TEXT, "clustering"),
-    Flag(("cluster_advertise",), Kind.TEXT, "clustering"),
-    Flag(("no_advertise",), Kind.BOOLEAN, "clustering"),
-    Flag(("connect_retries",), Kind.INTEGER, "clustering"),
     Flag(("profile",), Kind.INTEGER, "profiling over HTTP"),
 )
 

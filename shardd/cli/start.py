@@ -15,8 +15,9 @@ from shardd.cli import flags
 from shardd.cli.flags import FlagError, Kind
 from shardd.config.core import Config
 from shardd.config.load import Loaded, load_file, load_setting
-from shardd.config.model import Authorization
+from shardd.config.model import Authorization, Cluster
 from shardd.errors import ConfigError, ExitCode
+from shardd.values import parse_route_url
 from shardd.version import SHARDD_VERSION
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _OTHERS: Final = frozenset(
     (
         *("set", "config", "t", "signal", "user", "pass", "auth"),
         *("tls", "tlscert", "tlskey", "tlsverify", "tlscacert"),
+        *("routes", "cluster", "cluster_listen", "cluster_name", "cluster_advertise"),
+        *("no_advertise", "connect_retries"),
     )
 )
 _TYPES: Final = {Kind.BOOLEAN: click.BOOL, Kind.INTEGER: click.INT, Kind.TEXT: click.STRING}
@@ -81,6 +84,7 @@ def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
     )
     fields.update(_access(options))
     fields.update(_encryption(options, fields))
+    fields.update(_clustering(options, fields))
     return Config(**fields)
 
 
@@ -117,6 +121,33 @@ def _encryption(options: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[s
     }
 
 
+def _clustering(options: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The cluster by flags, over what the file says of it."""
+    changes: dict[str, Any] = {}
+    listen = options.get("cluster") or options.get("cluster_listen")
+    if listen:
+        try:
+            url = parse_route_url(listen)
+        except ValueError as error:
+            raise ConfigError(f"--cluster: {error}") from None
+        changes |= {"host": url.host, "port": url.port, "user": url.user, "password": url.password}
+    if options.get("routes"):
+        changes["routes"] = tuple(each.strip() for each in options["routes"].split(","))
+    names = {"cluster_name": "name", "cluster_advertise": "advertise"}
+    names |= {"no_advertise": "no_advertise", "connect_retries": "connect_retries"}
+    for flag, name in names.items():
+        if options.get(flag) is not None:
+            changes[name] = options[flag]
+    if not changes:
+        return {}
+    cluster = fields.get("cluster")
+    if cluster is None and not listen:
+        if "routes" in changes:
+            raise ConfigError("solicited routes require cluster capabilities, e.g. --cluster")
+        return {}
+    return {"cluster": dataclasses.replace(cluster or Cluster(), **changes)}
+
+
 def _check(options: Mapping[str, Any]) -> int:
     """`-t`: says whether the file is valid, and starts nothing."""
     file = options.get("config")
@@ -140,9 +171,10 @@ def _check_contexts(config: Config) -> None:
     from shardd.tls import server_context
 
     websocket = config.websocket
-    for tls in (config.tls, websocket.tls if websocket is not None else None):
-        if tls is not None:
-            server_context(tls)
+    cluster = config.cluster
+    for part in (config, websocket, cluster):
+        if part is not None and part.tls is not None:
+            server_context(part.tls)
     accounts_of(config)
 
 

@@ -34,6 +34,7 @@ from shardd.config.reading import (
     texts_of,
 )
 from shardd.config.tree import Entry, Place, Section
+from shardd.values import parse_route_url
 
 ReadBytes = Callable[[str], bytes]  # a path to the file's content; raises OSError
 
@@ -307,6 +308,17 @@ def unix_of(entry: Entry) -> UnixListener:
     return UnixListener(**fields)
 
 
+def _route_urls(entry: Entry) -> tuple[str, ...]:
+    """URLs of other servers. They may hold a password: the message does not repeat them."""
+    urls = tuple(texts_of(entry))
+    for url in urls:
+        try:
+            parse_route_url(url)
+        except ValueError:
+            raise entry.place.error("error parsing route url: expected nats://host:port") from None
+    return urls
+
+
 # --- the cluster ------------------------------------------------------------------------------
 
 
@@ -338,7 +350,7 @@ def cluster_of(entry: Entry, read: ReadBytes, notes: Notes) -> Cluster:
             "port": setter(fields, "port", integer_of),
             **dict.fromkeys(("host", "net"), setter(fields, "host", text_of)),
             "authorization": authorization,
-            "routes": setter(fields, "routes", texts_of),
+            "routes": setter(fields, "routes", _route_urls),
             "tls": setter(fields, "tls", lambda inner: tls_of(inner, read, notes)),
             **dict.fromkeys(
                 ("cluster_advertise", "advertise"), setter(fields, "advertise", text_of)
@@ -360,6 +372,14 @@ def cluster_of(entry: Entry, read: ReadBytes, notes: Notes) -> Cluster:
             "write_timeout": setter(fields, "write_timeout", text_of),
         },
     )
+    if fields.get("permissions") is not None:
+        # Ignored, they would let through what they are to hold back.
+        raise entry.place.error("cluster permissions are not served by this version of shardd")
+    if fields.get("accounts") or fields.get("compression", "accept") not in ("accept", "off"):
+        notes.warnings.append(
+            "cluster: one connection per server, uncompressed: accounts and compression are not"
+            " served by this version of shardd"
+        )
     if " " in fields.get("name", ""):
         raise entry.place.error("cluster name cannot contain spaces")
     return Cluster(**fields)

@@ -156,7 +156,7 @@ def test_verdicts_stay_right_when_there_are_more_than_are_kept() -> None:
 
 
 def test_an_entry_that_is_no_pattern_matches_nothing_and_still_restricts() -> None:
-    bad = ("", " ", "a b", ".a", "a.", ">.a", "a..b")
+    bad: tuple[str, ...] = ("", " ", "a b", ".a", "a.", ">.a", "a..b")
     only_bad = Permissions(model.Permissions(publish=model.SubjectRules(allow=bad)))
     beside = Permissions(model.Permissions(publish=model.SubjectRules(allow=(*bad, "c"))))
     denied = Permissions(model.Permissions(publish=model.SubjectRules(deny=(*bad, "c"))))
@@ -199,7 +199,7 @@ def test_replies_are_granted_as_the_rules_say(
             granted[reply] = now_ms, maximum
         else:
             since_ms, left = granted.pop(reply, (now_ms, 0))
-            if 0 < expires_s and now_ms - since_ms > int(expires_s * 1000):
+            if expires_s > 0 and now_ms - since_ms > int(expires_s * 1000):
                 left = 0
             assert grants.use(reply, now_ms) == (left != 0)
             if left not in (0, 1):

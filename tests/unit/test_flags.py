@@ -47,7 +47,7 @@ PLAIN = [f for f in ALL_SERVED if not f.stands_for and f.names[0] not in ("help"
         (["--set", "a=b", "--set=c=d"], ["--set=a=b", "--set=c=d"]),
         (["-p", "1", "-p", "2"], ["--port=1", "--port=2"]),
         (["-p", "1", "--"], ["--port=1"]),
-        (["-js=false", "--no_advertise=0"], []),
+        (["-js=false", "--js=0"], []),
         (["-h=false"], []),
         (["-v"], ["--version"]),
         (["-v", "stray"], ["--version"]),
