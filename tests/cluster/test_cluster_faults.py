@@ -1,0 +1,222 @@
+"""What goes wrong between hosts: routers that are killed, hosts that end, peers that misbehave.
+
+After each fault the hosts agree again, and clients that had no part in it have noticed nothing.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+
+from tests.support.broker import Broker, free_port, make_broker
+from tests.support.cluster import Hosts, RoutePeer, cluster_text
+from tests.support.fixtures import Dial
+from tests.support.waiting import wait_until
+from tests.support.wireclient import WireClient
+
+Form = Callable[..., Hosts]
+
+
+@pytest.fixture
+def form(no_leaks: None) -> Iterator[Form]:
+    """``form(*kinds)``: a settled cluster of this test's own."""
+    made: list[Hosts] = []
+
+    def start(*kinds: str, more: str = "") -> Hosts:
+        hosts = Hosts()
+        made.append(hosts)
+        for kind in kinds:
+            hosts.add(kind, more=more)
+        hosts.settle()
+        return hosts
+
+    yield start
+    for hosts in made:
+        hosts.stop()
+
+
+def listen(dial: Dial, broker: Broker, subject: bytes) -> WireClient:
+    client = dial(broker).connect()
+    client.subscribe(subject, b"1")
+    client.ping()
+    return client
+
+
+def wait_heard(subscriber: WireClient, publisher: WireClient, subject: bytes) -> None:
+    """Publish until a message arrives, and then read until the last one has: interest travels in
+    its own time, messages in theirs."""
+    tokens = count()
+    text = b""
+
+    def has_heard() -> bytes:
+        nonlocal text
+        token = b"<%d>" % next(tokens)
+        publisher.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(token), token))
+        publisher.ping()
+        subscriber.send(b"PING\r\n")
+        text += subscriber.read_until(b"PONG\r\n")
+        return token if b">\r\n" in text else b""
+
+    last = wait_until(has_heard, f"{subject!r} to be heard on another host")
+    if last not in text:
+        subscriber.read_until(last + b"\r\n")
+
+
+def router_of(broker: Broker) -> int:
+    """The pid of the router: the process that is forked last."""
+    return max(process.pid for process in broker.processes() if process.pid != broker.pid)
+
+
+def test_a_router_that_is_killed_is_replaced_and_nobody_here_notices(
+    form: Form, dial: Dial
+) -> None:
+    hosts = form("shardd-2", "shardd-2", "nats-server")
+    here, there = hosts[0], hosts[1]
+    far = [listen(dial, broker, b"far") for broker in hosts.brokers[1:]]
+    near = listen(dial, here, b"near")
+    publishers = [dial(here).connect() for _ in range(4)]
+    for subscriber in far:
+        wait_heard(subscriber, publishers[0], b"far")
+    os.kill(router_of(here), signal.SIGKILL)
+    for number in range(200):
+        publisher = publishers[number % 4]
+        publisher.publish(b"near", b"%d" % number)
+        near.expect_msg(b"near", b"1", b"%d" % number)
+    hosts.settle()
+    for subscriber in far:
+        wait_heard(subscriber, publishers[0], b"far")
+    wait_heard(near, dial(there).connect(), b"near")
+    assert "Router is ready, pid" in here.log_text()
+    for client in (*publishers, near):
+        client.expect_silence()
+
+
+def test_a_host_that_ends_is_forgotten_and_known_again(form: Form, dial: Dial) -> None:
+    hosts = form("shardd-2", "shardd-2", "shardd-2")
+    subscriber, publisher = listen(dial, hosts[2], b"a"), dial(hosts[0]).connect()
+    wait_heard(subscriber, publisher, b"a")
+    hosts[1].kill()
+    hosts.settle()
+    wait_heard(subscriber, publisher, b"a")
+    again = make_broker("shardd-2")
+    port = hosts.cluster_ports[1]
+    hosts.brokers[1] = again
+    again.start_text(cluster_text("host2", port, hosts.cluster_ports[:1]))
+    hosts.settle()
+    wait_heard(listen(dial, again, b"a"), publisher, b"a")
+    wait_heard(subscriber, dial(again).connect(), b"a")
+
+
+def test_a_nats_server_may_go_and_come_back(form: Form, dial: Dial) -> None:
+    hosts = form("nats-server", "shardd-2")
+    subscriber = listen(dial, hosts[1], b"a")
+    hosts[0].stop()
+    hosts.settle()
+    back = make_broker("nats-server")
+    hosts.brokers[0] = back
+    back.start_text(cluster_text("host1", hosts.cluster_ports[0]))
+    hosts.settle()
+    wait_heard(subscriber, dial(back).connect(), b"a")
+
+
+def test_nothing_is_lost_between_others_when_a_host_joins_and_leaves(
+    form: Form, dial: Dial
+) -> None:
+    hosts = form("shardd-2", "shardd-2")
+    subscriber, publisher = listen(dial, hosts[1], b"count"), dial(hosts[0]).connect()
+    wait_heard(subscriber, publisher, b"count")
+    sent = 0
+
+    def send(count: int) -> None:
+        nonlocal sent
+        publisher.send(b"".join(b"PUB count 6\r\n%06d\r\n" % (sent + n) for n in range(count)))
+        publisher.ping()
+        sent += count
+
+    send(2000)
+    hosts.add("shardd-2")
+    send(2000)
+    hosts.settle()
+    send(2000)
+    hosts[2].stop()
+    send(2000)
+    hosts.settle()
+    send(2000)
+    for number in range(sent):
+        subscriber.expect_msg(b"count", b"1", b"%06d" % number)
+
+
+def test_garbage_ends_the_route_and_nothing_else(form: Form, dial: Dial) -> None:
+    hosts = form("shardd-2", "shardd-2")
+    subscriber, publisher = listen(dial, hosts[1], b"a"), dial(hosts[0]).connect()
+    wait_heard(subscriber, publisher, b"a")
+    for number, garbage in enumerate(
+        (
+            b"RMSG $G a 1000000000\r\n",
+            b"RMSG $G a | q 99999999999\r\n",
+            b"RS+\r\n",
+            b"RMSG $G\r\n",
+            b"\x00" * 100,
+            b"RMSG $G a 1\r\nxyz\r\n",
+            b"INFO {\r\n",
+            b"RS+ $G " + b"a" * 70_000,
+            b"HMSG $G a 10 2\r\nxx\r\n",
+        )
+    ):
+        peer = RoutePeer(hosts.cluster_ports[0], f"BAD{number}", f"bad{number}").join()
+        peer.wire.send(garbage)
+        peer.wire.read_to_end()
+        peer.close()
+    wait_heard(subscriber, publisher, b"a")
+
+
+def test_a_peer_that_reads_no_more_is_cut_off(form: Form, dial: Dial) -> None:
+    hosts = form("shardd-2", "shardd-2", more="max_pending: 2MB\nmax_payload: 64KB")
+    subscriber, publisher = listen(dial, hosts[1], b"big"), dial(hosts[0]).connect()
+    wait_heard(subscriber, publisher, b"big")
+    peer = RoutePeer(hosts.cluster_ports[0], "MUTE", "mute").join()
+    peer.wire.send(b"RS+ $G big\r\n")
+    peer.settle()
+    body = b"b" * 60_000
+
+    def is_cut() -> bool:
+        publisher.send(b"PUB big 60000\r\n", body, b"\r\n")
+        subscriber.expect_msg(b"big", b"1", body)
+        return "Slow Consumer Detected" in hosts[0].log_text()
+
+    wait_until(is_cut, "the end of a route that is not read", 30.0)
+    wait_heard(subscriber, publisher, b"big")
+    peer.close()
+
+
+def test_a_server_that_is_about_to_leave_is_not_advertised(form: Form, dial: Dial) -> None:
+    hosts = form("shardd-2", "shardd-2", "nats-server")
+    leaving = hosts[1]
+    clients = [dial(hosts[0]).connect(protocol=1), dial(leaving).connect(protocol=1)]
+    for client in clients:
+        client.ping()
+    os.kill(leaving.pid, signal.SIGUSR2)
+    gone = b"127.0.0.1:%d" % leaving.port
+    for client in clients:
+        line = client.read_until(b"\r\n")
+        while gone in line:
+            line = client.read_until(b"\r\n")
+        assert line.startswith(b"INFO ")
+        assert b"127.0.0.1:%d" % hosts[2].port in line
+        assert (b'"ldm":true' in line) == (client is clients[1])
+
+
+def test_routes_that_lead_nowhere_do_no_harm(form: Form, dial: Dial) -> None:
+    hosts = Hosts()
+    try:
+        hosts.add("shardd-2", routes=[free_port()])
+        client, other = listen(dial, hosts[0], b"a"), dial(hosts[0]).connect()
+        wait_until(
+            lambda: "Error trying to connect to route (attempt 1)" in hosts[0].log_text(),
+            "the failure to be logged",
+        )
+        wait_heard(client, other, b"a")
+    finally:
+        hosts.stop()
