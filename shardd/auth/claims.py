@@ -161,11 +161,8 @@ def _patterns(value: Any, words_max: int) -> tuple[str, ...]:
     texts = _texts(value)
     for text in texts:
         words = text.split()
-        if (
-            words != text.split(" ")
-            or len(words) > words_max
-            or not all(".".join(words).split("."))
-        ):
+        tokens = ".".join(words).split(".")
+        if words != text.split(" ") or len(words) > words_max or not all(tokens):
             raise ClaimsError("a subject of the token's permissions cannot be read")
     return texts
 

@@ -19,6 +19,7 @@ authorization {
                    deny: ["free bad"]} }}
     {user: groups, password: x, permissions: {
        subscribe: {deny: ["foo.bar q", "foo.*.x team.>", "foo.none"]} }}
+    {user: member, password: x, permissions: { subscribe: {deny: "foo.bar q"} }}
     {user: patterns, password: x, permissions: {
        subscribe: {deny: ["all >", "one *", "two *.*", "below q.>", "under q.*", "last *.r"]} }}
     {user: none, password: x, permissions: { publish: {deny: ">"}, subscribe: {deny: ">"} }}
@@ -157,7 +158,7 @@ def test_what_is_denied_to_a_group_is_left_out_for_that_group_only(enter) -> Non
 
 
 def test_another_member_gets_what_is_denied_to_one(enter) -> None:
-    denied, allowed = [enter("groups") for _ in range(5)], enter("free")
+    denied, allowed = [enter("member") for _ in range(5)], enter("free")
     publisher = enter("free")
     for client in (*denied, allowed):
         client.subscribe(b"foo.*", b"1", b"q")

@@ -53,6 +53,26 @@ def test_each_client_is_asked_anew(serve: Serve, dial: Dial) -> None:
     clients["shrinks"].expect_msg(b"ok", b"2", b"x")
 
 
+def test_what_a_reload_denies_to_a_group_is_left_out_of_its_wider_subscription(
+    serve: Serve, dial: Dial
+) -> None:
+    server = serve(USERS)
+    member, other = join(dial, server, "shrinks"), join(dial, server, "stays")
+    for client in (member, other):
+        client.subscribe(b"foo.*", b"1", b"group")
+    server.reload(
+        USERS.replace(
+            "{user: shrinks, password: x}",
+            '{user: shrinks, password: x, permissions: {subscribe: {deny: "foo.bar group"}}}',
+        )
+    )
+    for _ in range(20):
+        other.publish(b"foo.bar", b"x")
+    for _ in range(20):
+        other.expect_msg(b"foo.bar", b"1", b"x")
+    member.expect_silence()
+
+
 def test_limits_change_for_those_who_are_in(serve: Serve, dial: Dial) -> None:
     server = serve(USERS)
     client = join(dial, server, "stays")

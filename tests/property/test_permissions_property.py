@@ -2,6 +2,7 @@
 
 import itertools
 import tracemalloc
+from collections.abc import Iterator
 from hashlib import blake2b
 
 from hypothesis import given
@@ -15,18 +16,22 @@ TOKENS = ("a", "b", "c")
 LITERALS = st.lists(st.sampled_from(TOKENS), min_size=1, max_size=3).map(".".join)
 # What may be published to is any bytes: wildcards are ordinary there, empty tokens reach nobody.
 PUBLISHED = st.lists(st.sampled_from((*TOKENS, "*", ">", "")), min_size=1, max_size=3).map(".".join)
-# Every literal that two patterns of these tests may have in common.
-WITNESSES = [".".join(each) for n in range(1, 5) for each in itertools.product(TOKENS, repeat=n)]
 PATTERNS = st.builds(
     lambda tokens, tail: ".".join([*tokens, *tail]),
     st.lists(st.sampled_from((*TOKENS, "*")), min_size=1, max_size=3),
     st.sampled_from(([], [">"])),
 ) | st.just(">")
 # A group may have any name; what a rule says of groups is a valid pattern.
-QUEUES = st.just("") | st.lists(
-    st.sampled_from(("a", "b", "*", ">", "")), min_size=1, max_size=3
-).map(".".join)
-ENTRIES = st.tuples(PATTERNS, st.just("") | PATTERNS.map(" {}".format)).map("".join)
+QUEUES = st.sampled_from(("", "a", "b", "a.b", "b.", ">", "*", "a..b"))
+ENTRIES = st.tuples(PATTERNS, st.sampled_from(("", "", "", " a", " *", " a.>", " b.*", " >"))).map(
+    "".join
+)
+
+
+def every(tokens: tuple[str, ...], tokens_max: int) -> Iterator[str]:
+    """Every subject of at most so many of these tokens."""
+    for count in range(1, tokens_max + 1):
+        yield from map(".".join, itertools.product(tokens, repeat=count))
 
 
 def matches(pattern: str, subject: str) -> bool:
@@ -127,6 +132,15 @@ def test_a_subscription_is_allowed_as_the_rules_say(
     assert compiled.can_subscribe(subject.encode(), queue.encode()) == expected
 
 
+def test_a_rule_s_queue_pattern_takes_in_the_groups_that_it_should() -> None:
+    groups = [each for each in every(("a", "b", "*", ">", ""), 3) if each]
+    for pattern in [">", *every(("a", "*"), 3), *(f"{each}.>" for each in every(("a", "*"), 2))]:
+        rules = model.SubjectRules(allow=(f"s {pattern}",))
+        compiled = Permissions(model.Permissions(subscribe=rules))
+        taken_in = {each for each in groups if compiled.can_subscribe(b"s", each.encode())}
+        assert taken_in == {each for each in groups if names(pattern, each)}
+
+
 @given(RULES, st.lists(st.tuples(LITERALS, QUEUES), min_size=1, max_size=12))
 def test_what_is_denied_to_a_group_is_left_out_for_that_group_only(
     rules: model.Permissions, deliveries: list[tuple[str, str]]
@@ -135,6 +149,7 @@ def test_what_is_denied_to_a_group_is_left_out_for_that_group_only(
     for subject, queue in deliveries * 2:
         expected = may_receive(rules, subject, queue)
         assert compiled.can_receive(subject.encode(), queue.encode()) == expected
+        assert compiled.can_publish(subject.encode()) == may_publish(rules, subject)
 
 
 @given(RULES, PATTERNS, QUEUES)
@@ -143,7 +158,7 @@ def test_a_subscription_is_filtered_if_something_of_it_is_denied(
 ) -> None:
     is_any_denied = any(
         matches(pattern, subject) and not may_receive(rules, subject, queue)
-        for subject in WITNESSES
+        for subject in every(TOKENS, 4)  # two patterns that overlap have one of these in common
     )
     assert Permissions(rules).is_filtered(pattern.encode(), queue.encode()) == is_any_denied
 
@@ -164,7 +179,11 @@ def test_an_entry_that_is_no_pattern_matches_nothing_and_still_restricts() -> No
         assert not only_bad.can_publish(subject)
         assert beside.can_publish(subject) == is_listed
         assert denied.can_publish(subject) == (not is_listed)
+
+
+def test_a_subscribe_entry_that_is_no_pattern_matches_nothing_and_still_restricts() -> None:
     bad = ("", "a b c", ">.a", "a ..", "a >.a")
+    only_bad = Permissions(model.Permissions(subscribe=model.SubjectRules(allow=bad)))
     allowed = Permissions(model.Permissions(subscribe=model.SubjectRules(allow=(*bad, "c"))))
     denied = Permissions(model.Permissions(subscribe=model.SubjectRules(deny=(*bad, "c"))))
     for subject, queue, is_listed in (
@@ -172,6 +191,7 @@ def test_an_entry_that_is_no_pattern_matches_nothing_and_still_restricts() -> No
         (b"a", b">.a", False),
         (b"c", b"", True),
     ):
+        assert not only_bad.can_subscribe(subject, queue)
         assert allowed.can_subscribe(subject, queue) == is_listed
         assert denied.can_subscribe(subject, queue) == (not is_listed)
 
