@@ -20,6 +20,7 @@ from bench.frames import (
     payload,
 )
 from bench.load import LoadFailure, Measurement, Metric, Scale, Stage, Variant
+from bench.placement import await_interest
 
 # What may be on its way, over all subscribers: half of what a server lets one subscriber fall
 # behind before it drops it, and far more than what keeps a server busy.
@@ -67,11 +68,13 @@ class Passed:
 
 def open_flow(stage: Stage, flow: Flow) -> None:
     """Open the flow's connections, subscribers first."""
-    address, variant = stage.server.address, stage.variant
+    server, variant = stage.server, stage.variant
     stage.subscriber.call(
-        sides.open_connections, address, variant.subscriber_place, flow.subscribers
+        sides.open_connections, server.far, variant.subscriber_place, flow.subscribers
     )
     open_publishers(stage, flow)
+    if variant is Variant.HOSTS:
+        await_interest(server.far, server.address)
 
 
 def open_publishers(stage: Stage, flow: Flow) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from bench.placement import Place
-from bench.servers import Server
+from bench.servers import Pair, Server
 from bench.sides import Child
 
 
@@ -21,17 +21,17 @@ class Variant(enum.Enum):
     SAME = "same"  # all on one worker
     CROSS = "cross"  # publishers on one worker, subscribers on others
     ANY = "any"  # wherever the kernel puts them
+    HOSTS = "hosts"  # publishers on one host of a cluster, subscribers on the other
 
     @property
     def publisher_place(self) -> Place:
         """Where what publishes, or requests, is."""
-        return Place.ANY if self is Variant.ANY else Place.FIRST
+        return Place.FIRST if self in BOTH else Place.ANY
 
     @property
     def subscriber_place(self) -> Place:
         """Where what subscribes, or answers, is."""
-        places = {Variant.SAME: Place.FIRST, Variant.CROSS: Place.OTHERS, Variant.ANY: Place.ANY}
-        return places[self]
+        return {Variant.SAME: Place.FIRST, Variant.CROSS: Place.OTHERS}.get(self, Place.ANY)
 
 
 BOTH: Final = (Variant.SAME, Variant.CROSS)
@@ -76,7 +76,7 @@ class Measurement:
 class Stage:
     """What a load is measured with."""
 
-    server: Server
+    server: Server | Pair
     publisher: Child
     subscriber: Child
     scale: Scale

@@ -5,10 +5,12 @@ connection that must be on a certain worker is opened again and again until the 
 there. A server with one process has one place only, and every connection is in it.
 """
 
+import contextlib
 import enum
 import json
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -120,6 +122,23 @@ def open_placed(address: Address, place: Place) -> socket.socket:
             return connection
         connection.close()
     raise ServerRefusal(f"no connection out of {ATTEMPTS_MAX} came to place {place.value!r}")
+
+
+def await_interest(far: Address, near: Address) -> None:
+    """Wait until what was subscribed to at one host of a cluster is known at the other: what is
+    subscribed to after it arrives after it."""
+    subject = b"bench.marker"
+    listener, talker = open_placed(far, Place.ANY), open_placed(near, Place.ANY)
+    with listener, talker:
+        subscribe(listener, [Subscription(subject.decode(), "1")])
+        listener.settimeout(0.05)
+        deadline = time.monotonic() + far.patience_s
+        while time.monotonic() < deadline:
+            talker.sendall(b"PUB " + subject + b" 0\r\n\r\n")
+            with contextlib.suppress(TimeoutError):
+                if listener.recv(1):
+                    return
+    raise ServerRefusal("the interest of one host did not reach the other")
 
 
 def subscribe(connection: socket.socket, subscriptions: Sequence[Subscription]) -> None:

@@ -19,7 +19,7 @@ from bench.frames import FrameError
 from bench.history import Record, Result
 from bench.load import Load, LoadFailure, Measurement, Metric, Scale, Stage, Variant
 from bench.placement import ServerRefusal
-from bench.servers import HOST, Contender, Server, ServerFailure, describe_machine
+from bench.servers import HOST, Contender, Pair, Server, ServerFailure, describe_machine
 from bench.sides import Child, SideFailure, make_shared
 
 WARM_UP_SHARE: Final = 0.3
@@ -114,7 +114,7 @@ class Run:
     def _measure_load(self, load: Load, variant: Variant) -> dict[str, Outcome]:
         outcomes = {each.label: Outcome() for each in self._options.contenders}
         with contextlib.ExitStack() as stack:
-            servers: dict[str, Server] = {}
+            servers: dict[str, Server | Pair] = {}
             for number in range(1 + self._options.rounds):
                 is_counted = number > 0
                 for contender in self._options.contenders:
@@ -139,7 +139,7 @@ class Run:
         load: Load,
         variant: Variant,
         contender: Contender,
-        servers: dict[str, Server],
+        servers: dict[str, Server | Pair],
         stack: contextlib.ExitStack,
         *,
         is_counted: bool,
@@ -151,8 +151,7 @@ class Run:
         with contextlib.ExitStack() as own:
             server = servers.get(contender.label)
             if server is None:
-                certificate = self._certificate if load.is_encrypted else None
-                server = Server(contender, self._options.workers, scale.patience_s, certificate)
+                server = self._start(load, variant, contender)
                 (own if load.needs_fresh_server else stack).callback(server.stop)
                 if not load.needs_fresh_server:
                     servers[contender.label] = server
@@ -167,6 +166,13 @@ class Run:
                 raise LoadFailure(text) from failure
             server.check_alive()
             return measured
+
+    def _start(self, load: Load, variant: Variant, contender: Contender) -> Server | Pair:
+        workers = self._options.workers
+        if variant is Variant.HOSTS:
+            return Pair(contender, workers, PATIENCE_S)
+        certificate = self._certificate if load.is_encrypted else None
+        return Server(contender, workers, PATIENCE_S, certificate)
 
     def _record(
         self, load: Load, variant: Variant, metric: Metric, outcomes: dict[str, Outcome]

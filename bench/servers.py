@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import Final
 import psutil
 
 from bench.certificate import Certificate
-from bench.placement import Address
+from bench.placement import Address, open_once
 
 HOST: Final = "127.0.0.1"
 START_S_MAX: Final = 20.0
@@ -111,6 +112,7 @@ class Server:
         workers: int,
         patience_s: float,
         certificate: Certificate | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         """Start it, with TLS if there is a certificate, and wait until it says where it listens."""
         self.contender = contender
@@ -118,7 +120,7 @@ class Server:
         self._log = self._directory / "output"
         command = [*contender.start_command(workers), "-a", HOST, "-p", "-1"]
         command += ["--ports_file_dir", str(self._directory)]
-        command += certificate.flags if certificate is not None else []
+        command += [*(certificate.flags if certificate is not None else []), *flags]
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -131,6 +133,7 @@ class Server:
         workers = workers if contender.has_workers else 0
         authority = str(certificate.chain) if certificate is not None else ""
         self.address = Address(HOST, port, workers, patience_s, authority)
+        self.far = self.address  # where subscribers connect: another host in a cluster
 
     def _await_port(self) -> int:
         deadline = time.monotonic() + START_S_MAX
@@ -187,6 +190,68 @@ class Server:
                 process.kill()
         self._process.wait()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+class Pair:
+    """Two servers in one cluster, as one: publishers connect to the first, subscribers to the
+    second."""
+
+    def __init__(self, contender: Contender, workers: int, patience_s: float) -> None:
+        """Start both, and wait until each has told of the other."""
+        self._servers: list[Server] = []
+        ports = [_free_port(), _free_port()]
+        try:
+            for number, port in enumerate(ports):
+                flags = ["--cluster", f"nats://{HOST}:{port}", "--cluster_name", "bench"]
+                flags += ["--routes", f"nats://{HOST}:{ports[0]}"] if number else []
+                self._servers.append(Server(contender, workers, patience_s, flags=flags))
+            self.address, self.far = (server.address for server in self._servers)
+            self._await_each_other()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _await_each_other(self) -> None:
+        deadline = time.monotonic() + START_S_MAX
+        for here, there in ((self.address, self.far), (self.far, self.address)):
+            while f'"{HOST}:{there.port}"'.encode() not in _info_of(here):
+                if time.monotonic() > deadline:
+                    raise ServerFailure(f"no cluster came about: {self.log_tail()}")
+                time.sleep(0.02)
+
+    def check_alive(self) -> None:
+        """Raise when one of them has ended by itself."""
+        for server in self._servers:
+            server.check_alive()
+
+    def log_tail(self) -> str:
+        """The last that each of them wrote."""
+        return "; ".join(server.log_tail() for server in self._servers)
+
+    def pss_bytes(self) -> int:
+        """Memory of both."""
+        return sum(server.pss_bytes() for server in self._servers)
+
+    def cpu_s(self) -> float:
+        """Processor time of both."""
+        return sum(server.cpu_s() for server in self._servers)
+
+    def stop(self) -> None:
+        """End both."""
+        for server in self._servers:
+            server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _info_of(address: Address) -> bytes:
+    connection, info = open_once(address)
+    connection.close()
+    return info
 
 
 def read_pss_bytes(pid: int) -> int:

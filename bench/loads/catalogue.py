@@ -8,6 +8,7 @@ from bench.loads import (
     connections,
     encrypted,
     fanout,
+    hosts,
     many,
     queue,
     requests,
@@ -15,7 +16,7 @@ from bench.loads import (
     subscriptions,
 )
 
-FAMILIES = (fanout, many, subjects, queue, requests, subscriptions, connections, encrypted)
+FAMILIES = (fanout, many, subjects, queue, requests, subscriptions, connections, encrypted, hosts)
 
 
 def all_loads() -> Iterator[Load]:
