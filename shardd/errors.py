@@ -31,6 +31,10 @@ class InternalError(ShardError):
     """An invariant of shardd's own does not hold; the process that sees it ends."""
 
 
+class QuotaError(ShardError):
+    """There are more users and accounts with limits of their own than a host counts."""
+
+
 class CloseReason(enum.IntEnum):
     """Why a connection ended. The text is what nats-server reports in /connz (sheet 12.2)."""
 

@@ -65,6 +65,9 @@ class Layer(Protocol):
     def send(self, data: memoryview) -> None:
         """Encodes plaintext for the peer, borrowed. Only while open."""
 
+    def trust(self) -> None:
+        """It is known who the peer is: it may hand in more at once than a stranger may."""
+
     def take(self) -> bytes:
         """The encoded bytes that wait to be written; empty when there are none."""
 

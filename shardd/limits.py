@@ -66,6 +66,8 @@ EAGER_FLUSH_BYTES: Final = 262_144
 # One WebSocket message is taken whole before it is handled; no more than a connection may have
 # queued in the other direction.
 WEBSOCKET_MESSAGE_BYTES_MAX: Final = 64 * 1_048_576
+# Before it is known who the peer is: a CONNECT, with the largest token that is read.
+WEBSOCKET_STRANGER_BYTES_MAX: Final = 65_536
 ADDRESS_CHARACTERS_MAX: Final = 64  # of what a proxy says of where a client is
 
 # The match cache: results kept, and bytes they may take, per process.

@@ -6,8 +6,7 @@ from shardd.shm cimport Segment
 
 cdef enum Use:
     USE_CONNECTIONS = 0
-    USE_SUBSCRIPTIONS = 1
-    USES = 2
+    USES = 1
 
 cdef enum Rate:
     RATE_MESSAGES = 0
@@ -19,7 +18,7 @@ cdef enum Rate:
 cdef struct Quota:
     uint64_t due_ns[2]             # by Rate: when what was published so far will be paid for
     uint64_t reserved[6]
-    uint32_t used[2][64]           # by Use and process
+    uint32_t used[1][64]           # by Use and process
 
 cdef class Quotas:
     cdef Segment _segment

@@ -16,7 +16,7 @@ import hashlib
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shardd import limits
-from shardd.errors import InternalError
+from shardd.errors import QuotaError
 
 from shardd.shm cimport Segment
 
@@ -55,7 +55,7 @@ cdef class Quotas:
         """The entry of a name, which is given one if it has none.
 
         Raises:
-            InternalError: the table is full.
+            QuotaError: the table is full.
         """
         cdef bytes digest = hashlib.blake2b(name, digest_size=8).digest()
         cdef uint64_t key = int.from_bytes(digest, "little") | 1
@@ -69,7 +69,7 @@ cdef class Quotas:
                 atomic_replace_u64(field, 0, key)
             if atomic_load_u64(field) == key:
                 return (first + step) % self._count
-        raise InternalError("more users and accounts with limits than a host can count")
+        raise QuotaError("more users and accounts with limits than a host can count")
 
     cdef uint64_t used(self, uint32_t entry, Use use) noexcept nogil:
         cdef Quota* quota = &self._quotas[entry]
@@ -119,7 +119,6 @@ cdef class Quotas:
         for entry in range(self._count):
             if atomic_load_u64(self._keys + entry):
                 self._quotas[entry].used[<int>USE_CONNECTIONS][process] = 0
-                self._quotas[entry].used[<int>USE_SUBSCRIPTIONS][process] = 0
 
     # --- the same for Python -------------------------------------------------------------------
 

@@ -356,7 +356,8 @@ class Supervisor:
         _log.info("Closed %d connections to fall within max_connections", sum(shares))
         for channel, count in zip(self._setup.orders, shares, strict=True):
             if count:
-                channel.send(Shed(count))
+                with contextlib.suppress(OSError):  # no descriptor: they stay until they go
+                    channel.send(Shed(count))
 
     # --- lame duck mode ------------------------------------------------------------------------
 

@@ -50,6 +50,8 @@ def _context(tls: Tls, protocol: int) -> ssl.SSLContext:
     context.minimum_version = _VERSIONS[tls.minimum_version]
     # A client that goes on where it was would not show its certificate again.
     context.options |= ssl.OP_NO_TICKET
+    if protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0  # TLS 1.3 has tickets of another kind
     try:
         for chain, key in tls.certificates:
             with _path_of(chain) as chain_path, _path_of(key) as key_path:
@@ -195,6 +197,9 @@ class TlsLayer:
             self.tls_object.write(data)
         except ssl.SSLError as error:
             raise LayerError(CloseReason.WRITE_ERROR, f"TLS: {error.reason}") from None
+
+    def trust(self) -> None:
+        """A record of TLS is small, whoever the peer is."""
 
     def take(self) -> bytes:
         """The bytes that wait to be written."""

@@ -26,12 +26,15 @@ _SHORT_NAMES = {
 
 def user_of(certificate: bytes, users: Sequence[str]) -> str | None:
     """The first configured user that a DER certificate names, or None."""
-    parsed = x509.load_der_x509_certificate(certificate)
     known = set(users)
-    for name in _alternative_names(parsed):
-        if name in known:
-            return name
-    parts = _parts(parsed.subject)
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        for name in _alternative_names(parsed):
+            if name in known:
+                return name
+        parts = _parts(parsed.subject)
+    except ValueError:  # a name in it cannot be read
+        return None
     wanted = frozenset(parts)
     for user in users:
         if "=" in user and frozenset(_parts_of_text(user)) == wanted:

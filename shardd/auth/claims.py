@@ -28,6 +28,9 @@ _ISSUERS: Final = {
 }
 _NS: Final = 1_000_000_000
 
+_NUMBER_MAX: Final = 2.0**53  # exact in JSON, and far beyond any time
+_LIMIT_MAX: Final = 2**62  # what the hot path counts in
+
 
 class ClaimsError(ValueError):
     """A token that is not valid; the text says why and holds no secret."""
@@ -75,7 +78,7 @@ def decode(token: str) -> Claims:
     if not isinstance(nats, dict):
         raise ClaimsError("the token has no claims of NATS")
     kind = nats.get("type") or body.get("type")
-    if kind not in _ISSUERS:
+    if not isinstance(kind, str) or kind not in _ISSUERS:
         raise ClaimsError("the token is of an unknown type")
     issuer = _text(body, "iss")
     key = _issuer_key(issuer, kind)
@@ -124,6 +127,8 @@ def _number(body: Mapping[str, Any], name: str) -> float:
     value = body.get(name, 0)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ClaimsError(f"{name} of the token is no number")
+    if not abs(value) < _NUMBER_MAX:  # also what is not a number at all
+        raise ClaimsError(f"{name} of the token is out of range")
     return float(value)
 
 
@@ -180,7 +185,9 @@ def _texts(value: Any) -> tuple[str, ...]:
 def limit_of(nats: Mapping[str, Any], name: str) -> int:
     """A limit of the claims; negative: none."""
     value = nats.get(name, -1)
-    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+    if not isinstance(value, int) or isinstance(value, bool):
+        return -1
+    return max(-1, min(value, _LIMIT_MAX))
 
 
 def connection_types_of(nats: Mapping[str, Any]) -> frozenset[str]:

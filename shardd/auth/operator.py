@@ -48,6 +48,7 @@ class OperatorAccount:
     signers: frozenset[str]
     scopes: Mapping[str, Mapping[str, Any]]  # signing key to the template of what it may grant
     revocations: Mapping[str, float]  # user key, or "*", to the time before which all are void
+    refuses_bearers: bool = False  # a token alone is not enough
 
 
 def accounts_of(config: Config) -> tuple[Account, ...]:
@@ -178,7 +179,8 @@ def _account(found: Claims) -> OperatorAccount:
         default_permissions=claims.permissions_of(nats.get("default_permissions") or {}),
     )
     revocations = nats.get("revocations") or {}
-    return OperatorAccount(account, found, frozenset(signers), scopes, revocations)
+    refuses_bearers = bool(limits.get("disallow_bearer"))
+    return OperatorAccount(account, found, frozenset(signers), scopes, revocations, refuses_bearers)
 
 
 def _export(each: Mapping[str, Any]) -> StreamExport | ServiceExport:
@@ -249,11 +251,15 @@ class OperatorAuthority:
         try:
             return self._identify(credentials, now)
         except ClaimsError as error:
-            raise ProtocolError(
-                CloseReason.AUTHENTICATION_FAILURE,
-                errors.ERR_AUTHORIZATION_VIOLATION,
-                f"authentication error - {error}",
-            ) from None
+            reason = str(error)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Whatever a stranger puts into a token is the stranger's fault, and costs nobody else.
+            reason = f"the token makes no sense: {type(error).__name__}"
+        raise ProtocolError(
+            CloseReason.AUTHENTICATION_FAILURE,
+            errors.ERR_AUTHORIZATION_VIOLATION,
+            f"authentication error - {reason}",
+        )
 
     def _identify(self, credentials: Credentials, now: float) -> Identity:
         if not credentials.jwt:
@@ -279,12 +285,14 @@ class OperatorAuthority:
         until = claims.allowed_until(grants, now)
         if not grants.get("bearer_token"):
             self._check_nonce(user, credentials)
+        elif owner.refuses_bearers:
+            raise ClaimsError(f"{who}: the account allows no bearer tokens")
         return self._make_identity(user, owner, grants, until)
 
     def _owner(self, user: Claims) -> OperatorAccount:
         """The account that a user belongs to."""
         key = user.nats.get("issuer_account") or user.issuer
-        owner = self._accounts.get(key)
+        owner = self._accounts.get(key) if isinstance(key, str) else None
         if owner is None:
             raise ClaimsError("the account of the user JWT is not known")
         if user.issuer not in owner.signers:
@@ -341,7 +349,12 @@ def _filled_in(rules: Permissions, user: Claims, owner: OperatorAccount) -> Perm
         for subject in subjects:
             text = subject
             for placeholder, value in values.items():
+                if placeholder in text and not value:
+                    raise ClaimsError(f"nothing is known for {placeholder} of the template")
                 text = text.replace(placeholder, value)
+            if "{{" in text:
+                # Not filled in it would match nothing, and a denied one would be allowed.
+                raise ClaimsError("the template has a placeholder that is not known")
             filled.append(text)
         return tuple(filled)
 

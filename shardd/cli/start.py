@@ -15,7 +15,7 @@ from shardd.cli import flags
 from shardd.cli.flags import FlagError, Kind
 from shardd.config.core import Config
 from shardd.config.load import Loaded, load_file, load_setting
-from shardd.config.model import Authorization, Cluster
+from shardd.config.model import Account, Authorization, Cluster
 from shardd.errors import ConfigError, ExitCode
 from shardd.values import parse_route_url
 from shardd.version import SHARDD_VERSION
@@ -159,13 +159,13 @@ def _check(options: Mapping[str, Any]) -> int:
     if loaded.conversions:
         raise ConfigError(loaded.conversions[0])
     config = _with_flags(loaded, options)
-    _check_contexts(config)
+    check_contexts(config)
     digest = loaded.config.config_digest
     click.echo(f"shardd: configuration file {file} is valid ({digest})", err=True)
     return ExitCode.CLEAN
 
 
-def _check_contexts(config: Config) -> None:
+def check_contexts(config: Config) -> None:
     """What only the libraries can tell: certificates, suites and claims that fit together."""
     from shardd.auth.operator import accounts_of
     from shardd.tls import server_context
@@ -175,7 +175,27 @@ def _check_contexts(config: Config) -> None:
     for part in (config, websocket, cluster):
         if part is not None and part.tls is not None:
             server_context(part.tls)
-    accounts_of(config)
+    accounts = accounts_of(config)
+    if any(account.mappings or account.imports for account in accounts):
+        _check_spaces(config, accounts)
+
+
+def _check_spaces(config: Config, accounts: tuple[Account, ...]) -> None:
+    """Mappings and imports, made once as the workers will make them."""
+    import random
+
+    from shardd.host import number_accounts
+    from shardd.router.dispatch import Dispatcher
+    from shardd.router.spaces import Spaces
+    from shardd.router.sublist import Sublist
+
+    spaces = Spaces(Dispatcher(Sublist(), None, 0, 1), random.Random(0), b"check")
+    try:
+        spaces.apply(accounts, number_accounts(config.account_names, {}))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"accounts: {error}") from None
+    finally:
+        spaces.close()
 
 
 def start(**options: Any) -> int:
@@ -189,7 +209,7 @@ def start(**options: Any) -> int:
 
     def read() -> Config:
         config = build_config(options)
-        _check_contexts(config)
+        check_contexts(config)
         return config
 
     config = read()

@@ -42,6 +42,8 @@ cdef class Dispatcher:
     cdef uint64_t _oversize_number
     # How long the publisher of the message at hand shall be held back: its consumers are behind.
     cdef uint32_t stall_ms
+    # How many deliveries deep the message at hand was published.
+    cdef uint32_t nesting
     # Counters.
     cdef readonly uint64_t ring_stalls
     cdef readonly uint64_t ring_bytes

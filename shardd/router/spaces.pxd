@@ -61,6 +61,7 @@ cdef class Spaces:
     cdef readonly Dispatcher dispatcher
     cdef readonly object random            # random.Random
     cdef readonly bytes prefix             # of the replies of this process
+    cdef bytes _secret                     # what they are made from
     cdef dict _spaces                      # account to Space
     cdef dict _inboxes                     # account to Inbox
     cdef dict _pending                     # reply to Pending, oldest first

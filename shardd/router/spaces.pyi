@@ -23,6 +23,7 @@ class Spaces:
         randomness: Randomness,
         prefix: bytes,
         describe: Callable[[int, bool], dict[str, object]] | None = None,
+        secret: bytes = b"",
     ) -> None: ...
     def apply(
         self, accounts: Sequence[model.Account], ids: Mapping[str, int], cluster: str = ""

@@ -13,6 +13,7 @@ the process that its publisher is connected to, once. The inboxes are ordinary s
 that a responder on any process finds its way.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ class Pending:
     """A request that waits for its response."""
 
     account: int  # of the importer
+    exporter: int  # the account that may answer
     reply: bytes
     is_single: bool
     until_ms: int
@@ -353,16 +355,18 @@ cdef class Spaces:
         prefix: what no other process's replies begin with, for those of this one: one token.
         describe: `describe(client id, whether all of it)`: what the exporter of a service is told
             of who asks.
+        secret: nobody else's; what the replies are made from, 64 bytes at the most.
     """
 
     def __init__(
         self, Dispatcher dispatcher not None, object randomness not None, bytes prefix not None,
-        object describe=None,
+        object describe=None, bytes secret=b"",
     ):
         self.dispatcher = dispatcher
         self._describe = describe or (lambda client, is_all: {})
         self.random = randomness
         self.prefix = b"_R_." + prefix + b"."
+        self._secret = secret
         self._spaces = {}
         self._inboxes = {}
         self._pending = {}
@@ -414,9 +418,12 @@ cdef class Spaces:
         if len(self._pending) >= PENDING_MAX:
             del self._pending[next(iter(self._pending))]
         self._number += 1
-        own = self.prefix + b"%x" % self._number
+        # Whoever knows one reply must not know another one's: it could answer in its place.
+        token = hashlib.blake2b(b"%x" % self._number, key=self._secret, digest_size=9)
+        own = self.prefix + token.hexdigest().encode()
         self._pending[own] = Pending(
-            account, reply, service.is_single, self.now_ms + service.lives_ms, service.lives_ms)
+            account, service.account, reply, service.is_single,
+            self.now_ms + service.lives_ms, service.lives_ms)
         return own
 
     def forget(self, bytes reply) -> None:
@@ -432,7 +439,7 @@ cdef class Spaces:
         cdef bytes tail
         cdef bytes reply
         pending = self._pending.get(own)
-        if pending is None:
+        if pending is None or pending.exporter != message.account:
             return 0
         if pending.is_single:
             del self._pending[own]
@@ -451,7 +458,12 @@ cdef class Spaces:
         response.reply_len = 0
         response.plain_tail = NULL
         response.plain_tail_len = 0
-        self.dispatcher.publish(&response, NULL, True)
+        # Inside the delivery of `message`: what is rebuilt for this one must not overwrite that.
+        self.dispatcher.nesting += 1
+        try:
+            self.dispatcher.publish(&response, NULL, True)
+        finally:
+            self.dispatcher.nesting -= 1
         return 1
 
     def tick(self, uint64_t now_ms) -> None:

@@ -17,7 +17,7 @@ from shardd.auth.identity import Credentials, Identity
 from shardd.config.core import Config
 from shardd.config.model import ConnectionType, UseLimits
 from shardd.config.model import Permissions as PermissionRules
-from shardd.errors import CloseReason, ProtocolError
+from shardd.errors import CloseReason, ProtocolError, QuotaError
 from shardd.quotas import Quotas
 from shardd.router.permissions import Permissions
 from shardd.router.spaces import Space, Spaces
@@ -47,8 +47,6 @@ class Admission:
     # Entries of the host's quotas in which the connection counts, with their limit (-1: none).
     seats: tuple[tuple[int, int, str], ...]  # entry, limit, -ERR text when it is reached
     charges: tuple[Charge, ...]
-    subscription_entry: int  # -1: the account's subscriptions are not limited
-    subscriptions_max: int  # of the account, on the whole host
 
 
 class Gate:
@@ -130,7 +128,15 @@ class Gate:
     def _admission(self, identity: Identity) -> Admission:
         admission = self._admissions.get(identity)
         if admission is None:
-            admission = self._make_admission(identity)
+            try:
+                admission = self._make_admission(identity)
+            except QuotaError as error:
+                # Without its limits nobody comes in; those who are in stay.
+                raise ProtocolError(
+                    CloseReason.MAXIMUM_CONNECTIONS_EXCEEDED,
+                    errors.ERR_MAX_CONNECTIONS,
+                    str(error),
+                ) from None
             if len(self._admissions) >= _COMPILED_MAX:
                 self._admissions.clear()
             self._admissions[identity] = admission
@@ -167,7 +173,6 @@ class Gate:
             if use.publish_messages_per_s or use.publish_bytes_per_s:
                 entry = self._quotas.entry(name)
                 charges.append(Charge(entry, use.publish_messages_per_s, use.publish_bytes_per_s))
-        subscriptions_max = identity.account_limits.max_subscriptions
         return Admission(
             identity=identity,
             account=account,
@@ -175,10 +180,6 @@ class Gate:
             space=self._spaces.space(account),
             seats=tuple(seats),
             charges=tuple(charges),
-            subscription_entry=(
-                self._quotas.entry(account_entry) if subscriptions_max >= 0 else -1
-            ),
-            subscriptions_max=subscriptions_max,
         )
 
     def _use_of(self, limits: Mapping[str, UseLimits], name: str) -> UseLimits:

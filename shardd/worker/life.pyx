@@ -176,7 +176,8 @@ cdef class Life(Reader):
 
     cdef int on_open(self) except -1:
         self._certificate = self.layer.peer_certificate
-        self.ip = self.layer.client_ip or self.ip
+        # A proxy's word, or anybody's: for the log, never for who may come in.
+        self._shown_ip = self.layer.client_ip
         if self.is_greeted:
             return self._wait_for_connect()
         return self._greet()
@@ -299,12 +300,12 @@ cdef class Life(Reader):
             if limit >= 0 and (self.limits.payload_max < 0 or limit < self.limits.payload_max):
                 self.limits.payload_max = limit
         self.subscriptions_max = shared.subscriptions_max
-        if identity.max_subscriptions >= 0 and (
-            self.subscriptions_max < 0 or identity.max_subscriptions < self.subscriptions_max
-        ):
-            self.subscriptions_max = identity.max_subscriptions
-        self.account_subscriptions_max = admission.subscriptions_max
-        self.account_entry = admission.subscription_entry
+        # The account's limit too is one of each connection (seen on nats-server).
+        for limit in (identity.max_subscriptions, identity.account_limits.max_subscriptions):
+            if limit >= 0 and (self.subscriptions_max < 0 or limit < self.subscriptions_max):
+                self.subscriptions_max = limit
+        if self.layer is not None:
+            self.layer.trust()
         self._expires_ms = 0
         if identity.expires_at is not None:
             left_s = max(0.0, identity.expires_at - shared.clock())

@@ -164,7 +164,9 @@ class Worker:
         # Replies of this process's requests to imported services: no other process's, also not
         # those of the one that this one replaces.
         prefix = b"%x_%x" % (index, int.from_bytes(os.urandom(6), "little"))
-        self._spaces = Spaces(self._dispatcher, self._shared.random, prefix, self._describe)
+        self._spaces = Spaces(
+            self._dispatcher, self._shared.random, prefix, self._describe, os.urandom(32)
+        )
         self._spaces.apply(accounts_of(config), setup.account_ids)
         self._shared.set_gate(self._make_gate(config, setup.account_ids))
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)

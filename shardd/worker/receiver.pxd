@@ -17,6 +17,7 @@ cdef class Receiver(Outbound):
     cdef readonly uint64_t client_id
     cdef readonly uint32_t account
     cdef readonly str ip
+    cdef str _shown_ip                     # what a proxy says of where it is; for the log alone
     cdef readonly int port
     cdef readonly object options           # ConnectOptions
     cdef bint headers                      # it reads HMSG
@@ -32,8 +33,6 @@ cdef class Receiver(Outbound):
     # its account beyond plain subjects
     cdef Space space                       # None: no mappings, no imports
     cdef dict _shadows                     # what its subscriptions import; None: nothing
-    cdef int64_t account_entry             # of the quotas, if the account's subscriptions count
-    cdef int64_t account_subscriptions_max
     # answers that wait until peers have applied this client's interest: (sequence, bytes)
     cdef list _deferred
     cdef uint64_t _interest_sequence       # 0: nothing to wait for

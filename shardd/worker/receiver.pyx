@@ -98,14 +98,14 @@ cdef class Receiver(Outbound):
         self.port = port
         self.options = DEFAULT_OPTIONS
         self.pending_max = shared.pending_max
-        self.account_entry = -1
         self._subscriber.owner = <void*>self
         self._subscriber.deliver = _deliver
         self._subscriber.expire = _expire
 
     def __str__(self) -> str:
         """How the log names a client, as nats-server does (sheet 13.6)."""
-        at = f"[{self.ip}]" if ":" in self.ip else self.ip
+        ip = self._shown_ip or self.ip
+        at = f"[{ip}]" if ":" in ip else ip
         text = f"{at}:{self.port} - cid:{self.client_id}"
         options = self.options
         if options.lang or options.version or options.name:

@@ -32,6 +32,7 @@ cdef class Shared:
     cdef size_t scratch_bytes
     cdef unsigned char* plain_scratch      # the same, for subscribers without headers
     cdef size_t plain_scratch_bytes
+    cdef list _nested                      # the same for messages inside of others, by depth
     cdef unsigned char* head_scratch       # where the head of a large delivery is built
     cdef size_t head_scratch_bytes
     cdef HashKey sid_key

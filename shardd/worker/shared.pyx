@@ -9,6 +9,7 @@ cimport cython
 import os
 import random
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 
@@ -58,6 +59,7 @@ cdef class Shared:
         self.deferred = []
         self.paused = []
         self.stalled = []
+        self._nested = []
         self.apply(config)
         self.buffer_bytes = limits.READ_BYTES_MAX
         self.buffer = <unsigned char*>malloc(2 * self.buffer_bytes)
@@ -116,7 +118,17 @@ cdef class Shared:
         return self.scratch
 
     cdef unsigned char* plain_scratch_for(self, size_t length) except NULL:
-        """Room for a tail without its headers; good for one message."""
+        """Room for a tail without its headers; good for one message. A message that is published
+        inside the delivery of another one has room of its own: the other's is still in use."""
+        cdef uint32_t depth = self.dispatcher.nesting
+        cdef bytearray room
+        if depth:
+            while <uint32_t>len(self._nested) < depth:
+                self._nested.append(bytearray())
+            room = self._nested[depth - 1]
+            if <size_t>len(room) < length:
+                room = self._nested[depth - 1] = bytearray(length)
+            return <unsigned char*>PyByteArray_AS_STRING(room)
         if length > self.plain_scratch_bytes:
             self.plain_scratch = _grown(self.plain_scratch, length)
             self.plain_scratch_bytes = length

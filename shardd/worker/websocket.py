@@ -5,7 +5,7 @@ come (origins), what of the request counts as credentials (cookies), and that wh
 say at once goes in one frame.
 """
 
-from http.cookies import CookieError, SimpleCookie
+from collections import deque
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -40,9 +40,9 @@ class WebsocketLayer:
         self._is_tls = is_tls
         self._protocol = ServerProtocol(
             extensions=[_deflate()] if websocket.compression else [],
-            max_size=limits.WEBSOCKET_MESSAGE_BYTES_MAX,
+            max_size=limits.WEBSOCKET_STRANGER_BYTES_MAX,
         )
-        self._plain: list[memoryview] = []
+        self._plain: deque[memoryview] = deque()
         self._is_closing = False
         self.is_ended = False
         self.cookies: Cookies | None = None
@@ -82,7 +82,7 @@ class WebsocketLayer:
             room[total : total + part] = piece[:part]
             total += part
             if part == len(piece):
-                del self._plain[0]
+                self._plain.popleft()
             else:
                 self._plain[0] = piece[part:]
         return total
@@ -93,6 +93,10 @@ class WebsocketLayer:
             self._protocol.send_binary(bytes(data))
         except InvalidState as error:
             raise LayerError(CloseReason.WRITE_ERROR, f"websocket: {error}") from None
+
+    def trust(self) -> None:
+        """It is known who the peer is: its messages may be large."""
+        self._protocol.max_message_size = limits.WEBSOCKET_MESSAGE_BYTES_MAX
 
     def take(self) -> bytes:
         """The bytes that wait to be written."""
@@ -150,13 +154,13 @@ class WebsocketLayer:
         )
         if not any(names):
             return
-        jar: SimpleCookie = SimpleCookie()
+        found: dict[str, str] = {}
         for header in headers.get_all("Cookie"):
-            try:
-                jar.load(header)
-            except CookieError:
-                continue
-        values = [jar[name].value if name and name in jar else "" for name in names]
+            # One by one: what others have put beside ours may be nothing that a parser likes.
+            for pair in header.split(";"):
+                name, _, value = pair.strip().partition("=")
+                found.setdefault(name, value.strip().removeprefix('"').removesuffix('"'))
+        values = [found.get(name, "") if name else "" for name in names]
         self.cookies = Cookies(user=values[0], password=values[1], token=values[2], jwt=values[3])
 
 
@@ -210,6 +214,11 @@ class Stacked:
         """Encodes plaintext for the peer."""
         self._inner.send(data)
         self._pass_on()
+
+    def trust(self) -> None:
+        """It is known who the peer is."""
+        self._outer.trust()
+        self._inner.trust()
 
     def take(self) -> bytes:
         """The bytes that wait to be written."""

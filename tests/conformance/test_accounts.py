@@ -210,3 +210,50 @@ def test_a_responder_may_be_on_any_worker(enter) -> None:
         b.expect_msg(b"rep", b"9", b"!")
         a.finish()
         b.finish()
+
+
+def asked_by(responder: WireClient) -> bytes:
+    """The reply of the request that has come: a line, a header block, nothing."""
+    line = responder.read_until(b"\r\n")
+    responder.read_until(b"\r\n\r\n\r\n")
+    return line.split()[3]
+
+
+def test_nobody_answers_for_another_service(serve: Serve, dial: Dial) -> None:
+    server = serve(
+        """accounts {
+          BANK { users: [ {user: bank, password: x} ], exports: [ {service: bank} ] }
+          EVIL { users: [ {user: evil, password: x} ], exports: [ {service: evil} ] }
+          A { users: [ {user: a, password: x} ], imports: [
+            {service: {account: BANK, subject: bank}}
+            {service: {account: EVIL, subject: evil}} ] }
+        }"""
+    )
+    a, bank, evil = (
+        dial(server).connect(headers=True, user=user, **{"pass": "x"})
+        for user in ("a", "bank", "evil")
+    )
+    bank.subscribe(b"bank", b"1")
+    evil.subscribe(b"evil", b"1")
+    a.subscribe(b"answers.*", b"1")
+    a.publish(b"evil", b"", reply=b"answers.evil")
+    own = asked_by(evil)
+    a.publish(b"bank", b"", reply=b"answers.bank")
+    asked = asked_by(bank)
+    evil.publish(asked, b"forged")
+    evil.publish(own, b"right")
+    evil.ping()
+    a.expect_msg(b"answers.evil", b"1", b"right")
+    bank.publish(asked, b"true")
+    a.expect_msg(b"answers.bank", b"1", b"true")
+    a.expect_silence()
+
+
+def test_an_account_limits_the_subscriptions_of_each_connection(serve: Serve, dial: Dial) -> None:
+    server = serve("accounts { A { users: [{user: a, password: x}], limits { max_subs: 3 } } }")
+    for _ in range(2):
+        client = dial(server).connect(user="a", **{"pass": "x"})
+        client.send(b"".join(b"SUB a.%d %d\r\n" % (number, number) for number in range(4)))
+        client.expect(b"-ERR 'maximum subscriptions exceeded'\r\n")
+        client.send(b"UNSUB 1\r\nSUB b 9\r\n")
+        client.expect_silence()

@@ -133,3 +133,17 @@ def test_what_is_no_websocket_is_answered_in_http(listen) -> None:
         urllib.request.urlopen(url.replace("ws://", "http://"), timeout=10)
     assert 400 <= caught.value.code < 500
     caught.value.close()
+
+
+def test_a_header_does_not_change_where_a_client_is(listen) -> None:
+    _, url = listen("no_tls: true")
+    with connect(url, additional_headers={"X-Forwarded-For": "10.1.2.3"}) as client:
+        assert b'"client_ip":"127.0.0.1"' in bytes(client.recv(decode=False))
+
+
+def test_a_cookie_is_found_among_those_that_make_no_sense(listen) -> None:
+    _, url = listen('no_tls: true, token_cookie: "tok"', "authorization { token: s3cret }")
+    headers = {"Cookie": 'foo={"a":1}; tok=s3cret; other'}
+    with joined(url, QUIET, additional_headers=headers) as client:
+        client.send(b"PING\r\n")
+        assert read(client, 6).endswith(b"PONG\r\n")

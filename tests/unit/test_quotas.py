@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from shardd.errors import InternalError
+from shardd.errors import QuotaError
 from shardd.quotas import Quotas
 
 SECOND_NS = 1_000_000_000
@@ -20,7 +20,7 @@ def test_a_name_keeps_its_entry_and_names_do_not_share_one() -> None:
 def test_a_full_table_says_so_and_still_finds_what_it_holds() -> None:
     quotas = Quotas(2)
     first, second = quotas.entry(b"a"), quotas.entry(b"b")
-    with pytest.raises(InternalError):
+    with pytest.raises(QuotaError):
         quotas.entry(b"c")
     assert (quotas.entry(b"a"), quotas.entry(b"b")) == (first, second)
 
