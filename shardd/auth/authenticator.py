@@ -32,6 +32,7 @@ class Verdict(enum.Enum):
     STAYS = "stays"  # maybe with other rights
     REMOVED = "removed"  # its user is gone
     REFUSED = "refused"  # its credentials are good no more
+    ASK = "ask"  # it takes long to find out: `authenticate` in a thread
 
 
 class Authenticator:
@@ -109,6 +110,8 @@ class Authenticator:
                 if after.connection_types and kind not in after.connection_types:
                     return Verdict.REFUSED, identity
                 return Verdict.STAYS, self._identity(after)
+        if self.is_slow(credentials):
+            return Verdict.ASK, identity
         try:
             return Verdict.STAYS, self.authenticate(credentials, now)
         except ProtocolError:

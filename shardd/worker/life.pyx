@@ -217,7 +217,6 @@ cdef class Life(Reader):
         cdef object credentials
         if shared.is_tracing:
             self.trace_in("CONNECT", session.redacted(operation.args[:operation.args_len]))
-        self._open_until_ms = 0
         self.needs_connect = False
         try:
             self.options = session.connect(
@@ -227,8 +226,10 @@ cdef class Life(Reader):
                 self.is_waiting = True
                 self.pause()
                 self._checked_by = shared.gate
-                shared.check_aside(credentials, self.on_checked)
+                # Its time to prove who it is goes on: who waits in vain makes room for others.
+                shared.check_aside(credentials, self.on_checked, self.is_there)
                 return 0
+            self._open_until_ms = 0
             self._let_in(shared.gate.identify(credentials))
             self._take_options()
         except ProtocolError as error:
@@ -241,9 +242,10 @@ cdef class Life(Reader):
         if self._checked_by is not self.shared.gate:
             # A reload came in between: what was good may be so no more.
             self._checked_by = self.shared.gate
-            self.shared.check_aside(self._credentials(), self.on_checked)
+            self.shared.check_aside(self._credentials(), self.on_checked, self.is_there)
             return
         self._checked_by = None
+        self._open_until_ms = 0
         try:
             if error is not None:
                 raise error
@@ -253,6 +255,10 @@ cdef class Life(Reader):
             self._refuse(refusal)
             return
         self.read_on()
+
+    def is_there(self) -> bool:
+        """Whether it still waits for an answer; asked from another thread."""
+        return not self.is_closed
 
     def _credentials(self) -> Credentials:
         """What it proves itself with: of its CONNECT, of its certificate, of its socket."""
@@ -344,8 +350,35 @@ cdef class Life(Reader):
         if verdict is Verdict.REFUSED:
             self.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
             return
+        if verdict is Verdict.ASK:
+            self.is_waiting = True
+            self.pause()
+            self._checked_by = gate
+            self.shared.check_aside(self._credentials(), self.on_rechecked, self.is_there)
+            return
+        self._stay(identity)
+
+    def on_rechecked(self, identity: object, error: ProtocolError | None) -> None:
+        """Whether it may stay was found out in a thread."""
+        if self.is_closed:
+            return
+        if self._checked_by is not self.shared.gate:
+            self._checked_by = self.shared.gate
+            self.shared.check_aside(self._credentials(), self.on_rechecked, self.is_there)
+            return
+        self._checked_by = None
+        if error is not None:
+            self.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
+            return
+        self._stay(identity)
+        if not self.is_closed:
+            self.read_on()
+
+    def _stay(self, identity: object) -> None:
+        """It goes on as this user, by the gate of now."""
+        cdef object gate = self.shared.gate
         old = self.admission
-        previous.leave(old)
+        gate.leave(old)
         self.admission = None
         try:
             self._apply(gate.admit(identity))

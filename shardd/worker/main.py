@@ -47,6 +47,8 @@ from shardd.worker.pump import Pump
 from shardd.worker.shared import Shared
 
 _TICK_S: Final = 0.05  # resolution of pings, write deadlines and heartbeats
+# What a reload takes of the event loop at a time.
+_RECHECK_S: Final = 0.01
 # Threads that check credentials yield to those that move messages.
 _ASIDE_NICENESS: Final = 10
 
@@ -77,13 +79,18 @@ class LoopFace:
         gate: Gate,
         credentials: Credentials,
         callback: Callable[[Identity | None, ProtocolError | None], None],
+        is_wanted: Callable[[], bool],
     ) -> None:
-        """Check credentials in a thread, then call with who it is, or why not."""
+        """Check credentials in a thread, then call with who it is, or why not; with neither, if
+        nobody wanted to know any more when their turn came."""
 
-        def done(future: Future[Identity]) -> None:
+        def check() -> Identity | None:
+            return gate.identify(credentials) if is_wanted() else None
+
+        def done(future: Future[Identity | None]) -> None:
             self._loop.call_soon_threadsafe(self._answer, future, callback)
 
-        self._aside.submit(gate.identify, credentials).add_done_callback(done)
+        self._aside.submit(check).add_done_callback(done)
 
     def close(self) -> None:
         """Wait for no check any more."""
@@ -91,7 +98,7 @@ class LoopFace:
 
     def _answer(
         self,
-        future: Future[Identity],
+        future: Future[Identity | None],
         callback: Callable[[Identity | None, ProtocolError | None], None],
     ) -> None:
         if future.cancelled():
@@ -335,9 +342,18 @@ class Worker:
         self._spaces.apply(accounts_of(config), order.account_ids)
         self._shared.set_gate(self._make_gate(config, order.account_ids))
         self._entrance.change_doors(self._make_doors(config))
-        for connection in self._connections():
-            connection.recheck(previous)
-        self._orders.answer(order.generation)
+        self._recheck(self._connections(), previous, order.generation)
+
+    def _recheck(self, left: list[Connection], previous: Gate, generation: int) -> None:
+        """Ask again who may stay, a few at a time: messages go on meanwhile."""
+        until = time.monotonic() + _RECHECK_S
+        while left and time.monotonic() < until:
+            left.pop().recheck(previous)
+        self._finish()
+        if left:
+            self._loop.call_soon(self._recheck, left, previous, generation)
+        else:
+            self._orders.answer(generation)
 
     def _shed(self, count: int) -> None:
         """Close so many clients, at random (sheet 3.1)."""

@@ -25,6 +25,7 @@ class LoopFace(Protocol):
         gate: Gate,
         credentials: Credentials,
         callback: Callable[[Identity | None, ProtocolError | None], None],
+        is_wanted: Callable[[], bool],
     ) -> None: ...
 
 @final

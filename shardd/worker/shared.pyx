@@ -100,9 +100,10 @@ cdef class Shared:
         """Call in the next turn of the event loop."""
         self._loop.soon(callback)
 
-    def check_aside(self, credentials: object, callback: object) -> None:
-        """Check credentials in a thread; `callback(identity, error)` in the event loop."""
-        self._loop.aside(self.gate, credentials, callback)
+    def check_aside(self, credentials: object, callback: object, is_wanted: object) -> None:
+        """Check credentials in a thread, if that is still wanted when their turn comes;
+        `callback(identity, error)` in the event loop."""
+        self._loop.aside(self.gate, credentials, callback, is_wanted)
 
     def __dealloc__(self):
         free(self.buffer)

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import bcrypt
 import pytest
 
 from tests.support.broker import Broker, make_broker
@@ -188,3 +189,22 @@ def test_without_a_file_there_is_nothing_to_read(no_leaks: None) -> None:
         wait_until(lambda: "can only reload config" in broker.log_text(), "the refusal")
     finally:
         broker.stop()
+
+
+def test_another_hash_of_the_same_password_lets_its_clients_stay(serve: Serve, dial: Dial) -> None:
+    def users(password: bytes) -> str:
+        hashed = bcrypt.hashpw(password, bcrypt.gensalt(4)).decode()
+        return f'authorization {{ users: [ {{user: a, password: "{hashed}"}} ] }}'
+
+    server = serve(users(b"same"))
+    clients = [dial(server).connect(user="a", **{"pass": "same"}) for _ in range(8)]
+    for client in clients:
+        client.subscribe(b"a", b"1")
+    assert "Reloaded server configuration" in server.reload(users(b"same"))
+    for client in clients:
+        client.publish(b"a", b"x")
+        for each in clients:
+            each.expect_msg(b"a", b"1", b"x")
+    assert "Reloaded server configuration" in server.reload(users(b"other"))
+    for client in clients:
+        client.expect_fatal(b"Authorization Violation")
