@@ -95,6 +95,12 @@ SNAPSHOT_ENTRIES: Final = 4096
 QUOTA_ENTRIES: Final = 65_536
 # What a limit on a rate lets through at once: this much of a second's share.
 QUOTA_BURST_S: Final = 0.1
+# How long a publisher that was ahead of its rate is held back at the most, and what one read of a
+# client whose rate is limited hands in: a quarter of a second's share, but no less than this.
+QUOTA_DEBT_S_MAX: Final = 2.0
+QUOTA_READ_S: Final = 0.25
+QUOTA_READ_BYTES_MIN: Final = 512
+PUBLISH_BYTES_MIN: Final = 11  # the shortest message: PUB a 0
 
 # Routes. A control line may name many queue groups; a message may be larger than what clients of
 # this host may publish (sheet 10.6), but is held in memory until it is whole.

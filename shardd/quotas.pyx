@@ -31,6 +31,7 @@ cdef enum:
     PROCESSES = 64
 
 cdef uint64_t BURST_NS = <uint64_t>(limits.QUOTA_BURST_S * 1e9)
+cdef uint64_t DEBT_NS_MAX = <uint64_t>(limits.QUOTA_DEBT_S_MAX * 1e9)
 cdef double SECOND_NS = 1e9
 
 
@@ -107,6 +108,10 @@ cdef class Quotas:
             # Acquire, then compare-and-swap: nobody's charge is lost.
             due = atomic_load_u64(field)
             paid = (due if due > now_ns else now_ns) + cost
+            # Reads are short where rates are limited; what came at once all the same is not held
+            # against its user, or its account, for ever.
+            if paid > now_ns + DEBT_NS_MAX:
+                paid = now_ns + DEBT_NS_MAX
             if atomic_replace_u64(field, due, paid):
                 break
         return paid - now_ns - BURST_NS if paid > now_ns + BURST_NS else 0

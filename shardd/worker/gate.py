@@ -7,11 +7,11 @@ count over all workers. A connection copies what it needs into typed fields and 
 A reload makes a new gate; the old one still answers how a connection came in.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shardd import errors
+from shardd import errors, limits
 from shardd.auth.authenticator import Authenticator, Verdict
 from shardd.auth.identity import Credentials, Identity
 from shardd.config.core import Config
@@ -47,6 +47,7 @@ class Admission:
     # Entries of the host's quotas in which the connection counts, with their limit (-1: none).
     seats: tuple[tuple[int, int, str], ...]  # entry, limit, -ERR text when it is reached
     charges: tuple[Charge, ...]
+    read_bytes_max: int = limits.READ_BYTES_MAX  # of one read: short where rates are limited
 
 
 class Gate:
@@ -180,12 +181,13 @@ class Gate:
             space=self._spaces.space(account),
             seats=tuple(seats),
             charges=tuple(charges),
+            read_bytes_max=_longest_read(charges),
         )
 
-    def _use_of(self, limits: Mapping[str, UseLimits], name: str) -> UseLimits:
+    def _use_of(self, uses: Mapping[str, UseLimits], name: str) -> UseLimits:
         if not name:
             return _NO_LIMITS
-        return limits.get(name) or limits.get("*") or _NO_LIMITS
+        return uses.get(name) or uses.get("*") or _NO_LIMITS
 
     def _compile(self, rules: PermissionRules | None) -> Permissions | None:
         """One compiled object for all clients with the same permissions."""
@@ -197,6 +199,17 @@ class Gate:
                 self._compiled.clear()
             compiled = self._compiled[rules] = Permissions(rules)
         return compiled
+
+
+def _longest_read(charges: Sequence[Charge]) -> int:
+    """As much as the strictest of these rates lets through in a part of a second."""
+    longest = float(limits.READ_BYTES_MAX)
+    for each in charges:
+        messages_bytes = each.messages_per_s * limits.PUBLISH_BYTES_MIN
+        for per_second in (messages_bytes, each.bytes_per_s):
+            if per_second:
+                longest = min(longest, per_second * limits.QUOTA_READ_S)
+    return max(int(longest), limits.QUOTA_READ_BYTES_MIN)
 
 
 def _least(first: int, second: int) -> int:

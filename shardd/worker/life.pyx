@@ -301,6 +301,8 @@ cdef class Life(Reader):
         self.space = admission.space
         self.set_rules(admission.permissions)
         self.is_charged = bool(admission.charges)
+        self.read_bytes_max = admission.read_bytes_max
+        self._read_bytes = min(self._read_bytes, self.read_bytes_max)
         self.limits.payload_max = shared.limits.payload_max
         for limit in (identity.max_payload, identity.account_limits.max_payload):
             if limit >= 0 and (self.limits.payload_max < 0 or limit < self.limits.payload_max):

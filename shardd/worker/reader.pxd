@@ -17,6 +17,7 @@ cdef class Reader(Rights):
     cdef size_t _kept_len
     cdef size_t _kept_capacity
     cdef size_t _read_bytes                # the longest next read
+    cdef size_t read_bytes_max             # the longest of all
     cdef size_t _kept_needed               # bytes that make the operation whole, 0: unknown
     # how it is held back
     cdef bint is_charged                   # its user or account has a limit on rates

@@ -69,6 +69,7 @@ cdef class Reader(Rights):
         Rights.__init__(self, shared, fd, client_id, ip, port)
         self.limits = shared.limits
         self._read_bytes = READ_BYTES
+        self.read_bytes_max = READ_BYTES_MAX
 
     def __dealloc__(self):
         free(self._kept)
@@ -221,9 +222,9 @@ cdef class Reader(Rights):
         """After a read that was cut: longer ones while they are few messages, shorter ones when
         they are many, so that a turn takes about as long for every client."""
         if messages < READ_MESSAGES_FEW or self._read_bytes < READ_BYTES:
-            self._read_bytes = min(self._read_bytes * 2, READ_BYTES_MAX)
+            self._read_bytes = min(self._read_bytes * 2, self.read_bytes_max)
         elif messages > READ_MESSAGES_MANY:
-            self._read_bytes = max(self._read_bytes // 2, READ_BYTES)
+            self._read_bytes = min(max(self._read_bytes // 2, READ_BYTES), self.read_bytes_max)
 
     cdef int _read_kept(self) except -1:
         """Read straight into the memory of one large operation. 1 when there was something."""
@@ -395,7 +396,7 @@ cdef class Reader(Rights):
         self.hold(min(
             max(self._stalled_until_ms, self.shared.poller.now_ms) + milliseconds,
             self.shared.poller.now_ms + STALL_MS_AHEAD_MAX))
-        self._read_bytes = READ_BYTES_STALLED
+        self._read_bytes = min(READ_BYTES_STALLED, self.read_bytes_max)
 
     def hold(self, uint64_t until_ms) -> None:
         """Do not read before this time of the worker's clock."""

@@ -84,3 +84,18 @@ def test_others_are_not_held_back(server: Broker, dial: Dial) -> None:
         free.publish(b"y", b"1")
     for _ in range(2000):
         free.expect_msg(b"y", b"1", b"1")
+
+
+def test_what_came_too_fast_is_not_held_against_the_next_connection(
+    server: Broker, dial: Dial
+) -> None:
+    hasty = enter(dial, server, "b")
+    hasty.send(b"PUB a 0\r\n\r\n" * 20_000)
+    hasty.finish()
+    # Forty seconds' worth at that rate; a debt without a bound would outlast the test's patience.
+    patient = enter(dial, server, "b")
+    patient.publish(b"a", b"x")
+    patient.ping()
+    patient.publish(b"a", b"x")
+    patient.ping()
+    patient.finish()
