@@ -36,7 +36,7 @@ from shardd.routes.relay import Relay
 from shardd.routes.roster import Dial
 from shardd.routes.route import Route
 from shardd.slots import State
-from shardd.sockets import plain_address
+from shardd.sockets import error_text, plain_address
 from shardd.tls import TlsLayer, client_context, server_context
 from shardd.topology import Topology
 
@@ -251,8 +251,8 @@ class Router:
         except (OSError, TimeoutError) as error:
             if connection is not None:
                 connection.close()
-            why = str(error) or "timed out"
-            self._cluster.failed(dial, f"{dial.url}: {why}", time.monotonic())
+            why = error_text(error) if isinstance(error, OSError) and error.errno else "i/o timeout"
+            self._cluster.failed(dial, f"dial tcp {dial.url}: {why}", time.monotonic())
             return
         except asyncio.CancelledError:
             if connection is not None:

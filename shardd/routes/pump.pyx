@@ -64,11 +64,11 @@ cdef class Pump:
             passes += 1
             if self._pass() == 0:
                 self._doorbell.fall_asleep()
-                if not self._mesh.has_work():
+                if not self._mesh.has_work() and not self._relay.has_answers():
                     return
                 self._doorbell.wake_up()
         self._doorbell.fall_asleep()
-        if self._mesh.has_work():
+        if self._mesh.has_work() or self._relay.has_answers():
             self._doorbell.ring_always()
 
     cdef int _pass(self) except -1:
@@ -95,6 +95,8 @@ cdef class Pump:
         if relay.sublist.has_changes():
             relay.tell()
         relay.commit()
+        if relay._waiting:
+            relay.answer()
         self.outbounds.flush_dirty()
         relay.sublist.release()
         relay.offered.release()

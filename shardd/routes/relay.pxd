@@ -38,12 +38,14 @@ cdef class Relay(Dispatcher):
     cdef list _peers                       # Peer or None, by number
     cdef list _names                       # account names, by number
     cdef dict _accounts                    # and the other way round
+    cdef readonly list _waiting            # (interest sequence, link) of PINGs, oldest first
     cdef Choice* _choices
     cdef size_t _choice_count
     cdef size_t _choice_capacity
     cdef unsigned char* _head              # where a line is built
     cdef size_t _head_bytes
 
+    cpdef answer(self)
     cdef int publish_routed(
         self, Message* message, const unsigned char* queues, size_t queues_len
     ) except -1

@@ -131,6 +131,7 @@ cdef class Relay(Dispatcher):
         self._peers = [None] * PEERS_MAX
         self._names = []
         self._accounts = {}
+        self._waiting = []
 
     def __dealloc__(self):
         free(self._choices)
@@ -161,6 +162,27 @@ cdef class Relay(Dispatcher):
         if self._peers[peer.number] is peer:
             self._peers[peer.number] = None
             self.offered.drop_process(peer.number)
+
+    # --- answers -------------------------------------------------------------------------------
+
+    def answer_when_applied(self, link: Link) -> None:
+        """PONG, once every process of the host knows what this server has asked for until now: as
+        with clients it vouches for that."""
+        self.commit()
+        self._waiting.append((self._mesh.sequence, link))
+        self.answer()
+
+    cpdef answer(self):
+        """Say the PONGs that may go by now."""
+        cdef Link link
+        while self._waiting and self._mesh.applied(self._waiting[0][0]):
+            link = self._waiting.pop(0)[1]
+            if not link.is_closed:
+                link.append(b"PONG\r\n", 6)
+
+    def has_answers(self) -> bool:
+        """Whether some may go that could not before."""
+        return bool(self._waiting) and self._mesh.applied(self._waiting[0][0])
 
     # --- interest ------------------------------------------------------------------------------
 

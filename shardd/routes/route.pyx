@@ -308,7 +308,7 @@ cdef class Route(Link):
         elif operation.verb == ROUTE_CONNECT:
             self.owner.on_connect(self, <bytes>operation.args[:operation.args_len])
         elif operation.verb == ROUTE_PING:
-            self.say(b"PONG\r\n")
+            self._relay.answer_when_applied(self)
         elif operation.verb == ROUTE_PONG:
             self.has_ponged = True
             self.owner.on_pong(self)
