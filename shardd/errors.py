@@ -15,12 +15,14 @@ class ShardError(Exception):
 
 class ConfigError(ShardError):
     """The operator asked for something that cannot be; the message names the flag or the line, and
-    is one line whatever it quotes."""
+    is one line whatever it quotes. `more` are further lines, for a list."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(
-            "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
-        )
+    def __init__(self, message: str, *more: str) -> None:
+        super().__init__("\n".join(map(_printable, (message, *more))))
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 class BootError(ShardError):

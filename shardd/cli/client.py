@@ -74,6 +74,7 @@ class Session:
     async def until(self, done: asyncio.Future[None]) -> None:
         """Waits for `done`; raises when the connection is lost first."""
         await asyncio.wait((done, self._failure), return_when=asyncio.FIRST_COMPLETED)
+        self.check()
         if not done.done():
             raise ClientError(f"connection lost: {self._failure.result()}")
         done.result()
@@ -86,7 +87,9 @@ class Session:
                 await self.client.close()
 
     async def _on_error(self, error: Exception) -> None:
+        # Whoever waits for messages hears of it, whenever it comes.
         self._refusals.append(_reason(error))
+        self._fail(self._refusals[0])
 
     async def _on_disconnect(self) -> None:
         self._fail(self._refusals[-1] if self._refusals else "the server closed it")

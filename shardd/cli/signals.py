@@ -102,8 +102,7 @@ def _only_server() -> int:
     if not pids:
         raise ConfigError("no shardd processes running")
     if len(pids) > 1:
-        found = "\n".join(str(pid) for pid in pids)
-        raise ConfigError(f"multiple shardd processes running:\n{found}")
+        raise ConfigError("multiple shardd processes running:", *map(str, pids))
     return pids[0]
 
 
