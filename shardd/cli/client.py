@@ -36,6 +36,7 @@ class Session:
         self._url = url
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._refusals: list[str] = []
+        self._is_refused = False
 
     async def open(self) -> None:
         """Connects once, to the first server of the list that answers."""
@@ -74,7 +75,8 @@ class Session:
     async def until(self, done: asyncio.Future[None]) -> None:
         """Waits for `done`; raises when the connection is lost first."""
         await asyncio.wait((done, self._failure), return_when=asyncio.FIRST_COMPLETED)
-        self.check()
+        if not done.done() and self._is_refused:
+            self.check()
         if not done.done():
             raise ClientError(f"connection lost: {self._failure.result()}")
         done.result()
@@ -87,9 +89,11 @@ class Session:
                 await self.client.close()
 
     async def _on_error(self, error: Exception) -> None:
-        # Whoever waits for messages hears of it, whenever it comes.
         self._refusals.append(_reason(error))
-        self._fail(self._refusals[0])
+        if isinstance(error, nats.errors.Error) and self.client.is_connected:
+            # The server's word: whoever waits for messages hears of it, whenever it comes.
+            self._is_refused = True
+            self._fail(self._refusals[0])
 
     async def _on_disconnect(self) -> None:
         self._fail(self._refusals[-1] if self._refusals else "the server closed it")
