@@ -142,8 +142,12 @@ cdef uint32_t own_count(const Index* index, const Announcement* announcement) no
 # in `announced`.
 cdef void mark_announced(Index* index, Announcement* announcement) noexcept nogil
 
-# Absolute interest of another process; the group's -1 is want of memory.
-cdef void set_remote_plain(
+cdef enum:
+    WITHOUT_MEMORY = -2
+
+# Absolute interest of another process: 1 when it wants a key that it did not want before, -1 when
+# it no longer wants it, else 0; or WITHOUT_MEMORY.
+cdef int set_remote_plain(
     Index* index, Interest* interest, uint32_t process, bint is_wanted, uint64_t hash
 ) noexcept nogil
 cdef int set_remote_group(
@@ -151,6 +155,8 @@ cdef int set_remote_group(
     uint32_t process, uint32_t count, uint64_t hash,
 ) noexcept nogil
 cdef void drop_process(Index* index, uint32_t process) noexcept nogil
+# What another process wants of a key: its members of a group, 0 or 1 for a pattern.
+cdef uint32_t remote_count(const Announcement* announcement, uint32_t process) noexcept nogil
 
 # Frees what left the index / everything.
 cdef void free_retired(Index* index) noexcept nogil

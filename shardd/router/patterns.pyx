@@ -387,18 +387,20 @@ cdef void drop_key_if_idle(Index* index, Announcement* announcement) noexcept no
     drop_if_idle(index, interest, interest_hash(index, interest))
 
 
-cdef void set_remote_plain(
+cdef int set_remote_plain(
     Index* index, Interest* interest, uint32_t process, bint is_wanted, uint64_t hash
 ) noexcept nogil:
     cdef uint64_t bit = <uint64_t>1 << process
     cdef uint64_t processes = interest.processes & ~bit
     if is_wanted:
         processes |= bit
-    if processes != interest.processes:
-        interest.processes = processes
-        invalidate(index, interest, hash)
-        if index.is_relay:
-            count_changed(index, &interest.announcement)
+    if processes == interest.processes:
+        return 0
+    interest.processes = processes
+    invalidate(index, interest, hash)
+    if index.is_relay:
+        count_changed(index, &interest.announcement)
+    return 1 if is_wanted else -1
 
 
 cdef void weight_changed(Index* index, Group* group, uint64_t hash) noexcept nogil:
@@ -414,19 +416,33 @@ cdef int set_remote_group(
 ) noexcept nogil:
     cdef Group* group
     cdef int news
+    cdef int change
     if count > 0:
         group = obtain_group(index, interest, name, length)
         if group == NULL:
-            return -1
+            return WITHOUT_MEMORY
     else:
         group = find_group(index, interest, name, length)
         if group == NULL:
             return 0
+    change = -<int>group.remote_count
     news = set_weight(group, process, count)
+    change += <int>group.remote_count
     if news > 0:
         weight_changed(index, group, hash)
     drop_group_if_idle(index, group)
-    return 0 if news >= 0 else -1
+    return change if news >= 0 else WITHOUT_MEMORY
+
+
+cdef uint32_t remote_count(const Announcement* announcement, uint32_t process) noexcept nogil:
+    cdef const Group* group = <const Group*>announcement
+    cdef uint32_t at
+    if announcement.kind != ANNOUNCES_GROUP:
+        return <uint32_t>((<const Interest*>announcement).processes >> process & 1)
+    for at in range(group.remote_count):
+        if group.remotes[at].process == process:
+            return group.remotes[at].weight
+    return 0
 
 
 cdef void forget_process(Index* index, Interest* interest, uint32_t process) noexcept nogil:

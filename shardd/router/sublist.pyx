@@ -34,6 +34,7 @@ from shardd.router.patterns cimport (
     ANNOUNCES_GROUP,
     ANNOUNCES_LITERAL,
     MASK_BITS,
+    WITHOUT_MEMORY,
     Announcement,
     drop_group_if_idle,
     drop_if_idle,
@@ -50,6 +51,7 @@ from shardd.router.patterns cimport (
     obtain_group,
     obtain_interest,
     own_count,
+    remote_count,
     set_remote_group,
     set_remote_plain,
     subject_bytes,
@@ -332,6 +334,30 @@ cdef class Sublist:
             left = min(left, announced.count)
         return entries, left if left else -1
 
+    def snapshot_of(
+        self, uint32_t process, Py_ssize_t position, Py_ssize_t limit
+    ) -> tuple[list[tuple[int, bytes, bytes | None, int]], int]:
+        """The same of what one other process wants, in an index that relays. A part comes of
+        `limit` keys, whoever wants them."""
+        cdef const Vector* announced = &self._index.announced
+        cdef Announcement* announcement
+        cdef list entries = []
+        cdef size_t left = announced.count
+        cdef uint32_t count
+        if position < 0 or limit < 1 or process >= PROCESSES_MAX:
+            raise ValueError("no such position, limit or process")
+        if position > 0:
+            left = min(left, <size_t>position)
+        while left > 0 and limit > 0:
+            limit -= 1
+            left -= 1
+            announcement = <Announcement*>announced.items[left]
+            count = remote_count(announcement, process)
+            if count:
+                entries.append(announcement_tuple(announcement, count))
+                left = min(left, announced.count)
+        return entries, left if left else -1
+
     def set_remote(
         self,
         uint32_t process,
@@ -339,21 +365,22 @@ cdef class Sublist:
         bytes subject not None,
         bytes queue,
         uint32_t count,
-    ) -> None:
+    ) -> int:
         """What another process wants: its members of a queue group, or 0 or more plain ones.
 
         Counts are absolute, 0 withdraws. An invalid pattern matches nothing and is not kept.
+        Returns by how much the number of keys that this process wants has changed: 1, 0 or -1.
         """
         cdef Index* index = &self._index
         cdef size_t length = PyBytes_GET_SIZE(subject)
         cdef SubjectKind kind = subject_kind(data(subject), length)
         cdef Interest* interest
         cdef uint64_t hash
-        cdef int status = 0
+        cdef int change
         if process >= PROCESSES_MAX:
             raise ValueError("no such process")
         if kind == SUBJECT_INVALID:
-            return
+            return 0
         if length > UINT32_MAX or (queue is not None and PyBytes_GET_SIZE(queue) > UINT32_MAX):
             raise ValueError("a subject or a queue name is too long")
         hash = hash_bytes(&index.key, account, data(subject), length)
@@ -364,16 +391,17 @@ cdef class Sublist:
         else:
             interest = find_interest(index, account, data(subject), length, hash)
             if interest == NULL:
-                return
+                return 0
         if queue is None:
-            set_remote_plain(index, interest, process, count > 0, hash)
+            change = set_remote_plain(index, interest, process, count > 0, hash)
         else:
-            status = set_remote_group(
+            change = set_remote_group(
                 index, interest, data(queue), PyBytes_GET_SIZE(queue), process, count, hash
             )
         drop_if_idle(index, interest, hash)
-        if status < 0:
+        if change == WITHOUT_MEMORY:
             raise MemoryError
+        return change
 
     def set_remote_many(
         self, uint32_t process, entries: Iterable[tuple[int, bytes, bytes | None, int]]

@@ -188,11 +188,25 @@ cdef class Relay(Dispatcher):
 
     def want(
         self, uint32_t peer, bytes account, bytes subject not None, bytes queue, uint32_t count
-    ) -> None:
-        """What another server wants; an account that is not known here is nobody's."""
+    ) -> int:
+        """What another server wants; an account that is not known here is nobody's. Returns by how
+        much the number of its subscriptions has changed."""
         number = self._accounts.get(account)
-        if number is not None:
-            self.offered.set_remote(peer, number, subject, queue, count)
+        if number is None:
+            return 0
+        return self.offered.set_remote(peer, number, subject, queue, count)
+
+    def wanted_by(
+        self, Peer peer not None, Link link not None, int position = 0
+    ) -> tuple[list[tuple[bytes, bytes, bytes | None, int]], int]:
+        """One part of what another server wants by one of its connections, as (account, subject,
+        queue, members): from position 0 on, until the next one is -1. Some may come twice."""
+        entries, position = self.offered.snapshot_of(peer.number, position, SNAPSHOT_ENTRIES)
+        return [
+            (self._names[account], subject, queue, count)
+            for account, subject, queue, count in entries
+            if peer.carries(self._names[account], link)
+        ], position
 
     def tell(self) -> None:
         """Tell the other servers what the host wants more or less than before."""

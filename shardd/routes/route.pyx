@@ -368,17 +368,16 @@ cdef class Route(Link):
     cdef int _interest(self, RouteOperation* operation, bint is_wanted) except -1:
         """RS+ and RS-."""
         cdef bytes queue = None
+        cdef int64_t change
+        self.interest_lines += 1
         if self._number_of(operation) < 0:
             return 0
         if operation.queue != NULL:
             queue = operation.queue[:operation.queue_len]
-        self._relay.want(
+        change = self._relay.want(
             self.peer, self._account, <bytes>operation.subject[:operation.subject_len],
             queue, operation.weight if is_wanted else 0)
-        if is_wanted:
-            self.subscriptions += 1
-        elif self.subscriptions:
-            self.subscriptions -= 1
+        self.subscriptions += <uint64_t>change
 
     cdef int _lost(self, ssize_t got) except -1:
         """The peer has nothing more to say, or is gone."""

@@ -44,6 +44,21 @@ def apply(known: Union, changes: Iterable[tuple[int, bytes, bytes | None, int]])
             del known[key]
 
 
+def keys_of(wanted: Union) -> Union:
+    """What one process wants, as it is reported: plain interest counts once."""
+    return {key: 1 if key[2] is None else count for key, count in wanted.items() if count}
+
+
+def parts_of(relay: Sublist, process: int) -> Union:
+    """The same as the index has it, two keys at a time."""
+    found: Union = {}
+    position = 0
+    while position >= 0:
+        entries, position = relay.snapshot_of(process, position, 2)
+        found |= {(account, subject, queue): count for account, subject, queue, count in entries}
+    return found
+
+
 @given(lives)
 def test_what_is_told_is_the_union_of_what_is_wanted(life: list[tuple]) -> None:
     relay = Sublist(seed=1, is_relay=True)
@@ -52,9 +67,12 @@ def test_what_is_told_is_the_union_of_what_is_wanted(life: list[tuple]) -> None:
     known: Union = {}
     for kind, process, key, count in [*life, ("tell", None, None, None)]:
         if kind == "want":
-            wanted.setdefault(process, {})[key] = count
+            mine = wanted.setdefault(process, {})
+            before = keys_of(mine)
+            mine[key] = count
             account, subject, queue = key
-            relay.set_remote(process, account, subject, queue, count)
+            change = relay.set_remote(process, account, subject, queue, count)
+            assert change == len(keys_of(mine)) - len(before)
         elif kind == "end":
             wanted.pop(process, None)
             relay.drop_process(process)
@@ -66,6 +84,8 @@ def test_what_is_told_is_the_union_of_what_is_wanted(life: list[tuple]) -> None:
             entries, position = relay.snapshot(0, 1000)
             assert position == -1
             assert {(a, s, q): n for a, s, q, n in entries} == known
+            for process, keys in wanted.items():
+                assert parts_of(relay, process) == keys_of(keys)
         probe.release()
     for process in range(4):
         relay.drop_process(process)
