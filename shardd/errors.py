@@ -18,10 +18,11 @@ class ConfigError(ShardError):
     is one line whatever it quotes. `more` are further lines, for a list."""
 
     def __init__(self, message: str, *more: str) -> None:
-        super().__init__("\n".join(map(_printable, (message, *more))))
+        super().__init__("\n".join(map(printable, (message, *more))))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """A text of unknown origin as it can stand on a terminal: no controls, one line."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from shardd.config.core import Config
 from shardd.identity import new_server_id
+from shardd.inquiry import open_inquiries
 from shardd.orders import OrderChannel
 from shardd.process import raise_file_limit
 from shardd.quotas import Quotas
@@ -66,6 +67,8 @@ class HostSetup:
     router_index: int | None = None
     cluster_listener: socket.socket | None = None
     cluster_name: str = ""
+    # Where the server's own user puts questions to the router.
+    inquiries: socket.socket | None = None
     # Where clients reach this host from elsewhere, for other servers to pass on.
     connect_urls: tuple[str, ...] = ()
     websocket_urls: tuple[str, ...] = ()
@@ -116,6 +119,9 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         stack.callback(outlet.close)
     runtime = RuntimeDirectory.create()
     stack.callback(runtime.close)
+    inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
+    if inquiries is not None:
+        stack.callback(inquiries.close)
     orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
@@ -142,6 +148,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         router_index=worker_count if config.cluster is not None else None,
         cluster_listener=cluster_listener,
         cluster_name=cluster_name,
+        inquiries=inquiries,
         connect_urls=_connect_urls(config, listeners[0]),
         websocket_urls=_websocket_urls(config, websockets),
     )
@@ -157,8 +164,10 @@ def _release(setup: HostSetup, index: int) -> None:
     """In a child: lets go of what is the supervisor's and the other processes'."""
     for number, channel in enumerate(setup.orders):
         channel.leave_in_child(number == index)
-    if setup.cluster_listener is not None and index != setup.router_index:
-        setup.cluster_listener.close()
+    if index != setup.router_index:
+        for listener in (setup.cluster_listener, setup.inquiries):
+            if listener is not None:
+                listener.close()
     for number in range(setup.worker_count):
         if number != index:
             setup.listeners[number].close()

@@ -109,6 +109,12 @@ ROUTE_PAYLOAD_BYTES_MAX: Final = 128 * 1_048_576
 # A remote host is one bit of a 64-bit mask in the index of what other hosts want.
 PEERS_MAX: Final = 64
 
+# Questions of `shardd routes` and its like: how many at once, and how long either side waits for
+# the other to go on.
+INQUIRIES_MAX: Final = 8
+INQUIRY_BYTES_MAX: Final = 4096
+INQUIRY_S_MAX: Final = 10.0
+
 # Supervision. A worker beats every tick; one that is silent for the whole limit is killed.
 HEARTBEAT_S: Final = 0.25
 HEARTBEAT_SILENCE_S: Final = 5.0

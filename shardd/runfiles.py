@@ -64,6 +64,21 @@ class RuntimeDirectory:
         os.close(self._lock_fd)
 
 
+def directory_of(pid: int) -> Path | None:
+    """A way into the runtime directory of the server with this pid; None when it has none.
+
+    It is the directory on which that process holds the lock, so that neither the environment nor
+    the file system in which the server was started needs to be the caller's.
+    Raises OSError: there is no such process, or it is somebody else's.
+    """
+    descriptors = Path(f"/proc/{pid}/fd")
+    for descriptor in descriptors.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            if _NAME.fullmatch(os.path.basename(os.readlink(descriptor))):
+                return descriptor
+    return None
+
+
 def write_pid_file(path: str) -> None:
     """Writes this process's pid: digits, no newline, for the user alone, as nats-server does."""
     try:

@@ -47,6 +47,12 @@ class Face(Protocol):
     def later(self, callback: Callable[[], None]) -> None:
         """Calls back when others have had their turn."""
 
+    def read_clock(self) -> float:
+        """The time now, on the clock of all times that are handed in."""
+
+    def count_slow_consumer(self) -> None:
+        """A route was closed because its peer did not keep up."""
+
 
 @dataclass(slots=True)
 class About:
@@ -58,11 +64,20 @@ class About:
     has_connected: bool = False  # its CONNECT was good; a dialed route needs none
     peer: Peer | None = None
     introduction: Introduction | None = None
-    registered_at: float = 0.0
     ping_at: float = 0.0
     pings_out: int = 0
     pinged_at: float = 0.0
     rtt_s: float | None = None
+    passed: int = 0  # messages and interest, both ways, at the last look
+    active_at: float = 0.0  # when some had passed
+
+    def look(self, route: Route, now: float) -> None:
+        """Notes whether something has passed since the last look. Asked for now and then, it
+        costs a message nothing."""
+        passed = route.messages_in + route.messages_out + route.interest_lines
+        if passed != self.passed:
+            self.passed = passed
+            self.active_at = now
 
 
 class Cluster:
@@ -103,7 +118,6 @@ class Cluster:
         )
         self._now = 0.0
         self._is_stopping = False
-        self.slow_consumers = 0
         self.roster = Roster(own.server_id, config.connect_retries, config.connect_backoff, rng)
 
     @property
@@ -175,7 +189,9 @@ class Cluster:
                         CloseReason.AUTHENTICATION_TIMEOUT,
                         None if route.is_dialed else errors.ERR_AUTHENTICATION_TIMEOUT,
                     )
-            elif now >= about.ping_at:
+                continue
+            about.look(route, now)
+            if now >= about.ping_at:
                 self._ping(route, about)
 
     def _ping(self, route: Route, about: About) -> None:
@@ -183,7 +199,7 @@ class Cluster:
             route.close(CloseReason.STALE_CONNECTION, errors.ERR_STALE_CONNECTION)
             return
         about.pings_out += 1
-        about.pinged_at = self._now
+        about.pinged_at = self._face.read_clock()
         about.ping_at = self._now + self._ping_interval_s
         route.ping()
 
@@ -273,7 +289,7 @@ class Cluster:
         about: About = route.about
         about.pings_out = 0
         if about.pinged_at:
-            about.rtt_s = self._now - about.pinged_at
+            about.rtt_s = self._face.read_clock() - about.pinged_at
 
     def on_error(self, route: Route, text: str) -> None:
         """-ERR: the peer says why it closes. Some come with ordinary events (sheet 10.4)."""
@@ -297,7 +313,7 @@ class Cluster:
             CloseReason.SLOW_CONSUMER_PENDING_BYTES,
             CloseReason.SLOW_CONSUMER_WRITE_DEADLINE,
         ):
-            self.slow_consumers += 1
+            self._face.count_slow_consumer()
         if about.peer is not None or reason != CloseReason.DUPLICATE_ROUTE:
             log.info("%s - Router connection closed: %s", route, detail)
         peer = about.peer
@@ -367,7 +383,7 @@ class Cluster:
         """From here on it is one of the cluster."""
         about.peer = peer
         about.introduction = told
-        about.registered_at = self._now
+        about.active_at = self._now
         about.ping_at = self._now + FIRST_PING_S * self._random.uniform(1.0, 1.2)
         if about.dial is not None:
             self.roster.registered(about.dial, told.server_id)

@@ -12,7 +12,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import uvloop
@@ -21,6 +21,7 @@ from shardd import log as logs
 from shardd.config.core import Config
 from shardd.errors import BootError, ExitCode
 from shardd.host import HostSetup
+from shardd.inquiry import Inquiries, Part
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
@@ -35,6 +36,7 @@ from shardd.routes.pump import Pump
 from shardd.routes.relay import Relay
 from shardd.routes.roster import Dial
 from shardd.routes.route import Route
+from shardd.routes.statistics import Routez
 from shardd.slots import State
 from shardd.sockets import error_text, plain_address
 from shardd.tls import TlsLayer, client_context, server_context
@@ -109,6 +111,16 @@ class Router:
             self._cluster.on_room,
         )
         self._set_contexts(config)
+        self._routez = Routez(
+            self._cluster,
+            self._relay,
+            setup.server_id,
+            setup.server_name,
+            lambda: setup.slots.counters(index)["slow_consumers"],
+        )
+        self._inquiries: Inquiries | None = None
+        if setup.inquiries is not None:
+            self._inquiries = Inquiries(setup.inquiries, loop, {"routez": self._answer_routez})
 
     def _set_contexts(self, config: Config) -> None:
         tls = config.cluster.tls if config.cluster is not None else None
@@ -125,6 +137,8 @@ class Router:
         self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        if self._inquiries is not None:
+            self._inquiries.start()
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
@@ -140,6 +154,8 @@ class Router:
         for task in self._dialing:
             task.cancel()
         self._stop_listening()
+        if self._inquiries is not None:
+            self._inquiries.stop()
         self._cluster.stop()
         self._pump.finish()
         self._loop.stop()
@@ -290,6 +306,20 @@ class Router:
             self._pump.finish()
 
         self._loop.call_soon(call)
+
+    def read_clock(self) -> float:
+        """Seconds, from wherever they are counted."""
+        return time.monotonic()
+
+    def count_slow_consumer(self) -> None:
+        """One more in the host's totals."""
+        self._setup.slots.add(self._index, "slow_consumers", 1)
+
+    # --- questions -----------------------------------------------------------------------------
+
+    def _answer_routez(self, question: Part) -> Iterator[Part]:
+        has_subscriptions = question.get("subs") is True
+        return self._routez.parts(time.monotonic(), time.time_ns(), has_subscriptions)
 
     # --- orders of the supervisor --------------------------------------------------------------
 

@@ -84,8 +84,8 @@ def test_what_is_told_is_the_union_of_what_is_wanted(life: list[tuple]) -> None:
             entries, position = relay.snapshot(0, 1000)
             assert position == -1
             assert {(a, s, q): n for a, s, q, n in entries} == known
-            for process, keys in wanted.items():
-                assert parts_of(relay, process) == keys_of(keys)
+            for each, mine in wanted.items():
+                assert parts_of(relay, each) == keys_of(mine)
         probe.release()
     for process in range(4):
         relay.drop_process(process)

@@ -30,6 +30,7 @@ LAYERS: Final = (
         "identity",
         "layer",
         "log",
+        "moments",
         "process",
         "shm",
         "sockets",
@@ -64,6 +65,7 @@ LAYERS: Final = (
                 ("authenticator",),
             )
         },
+        "inquiry",
         "lameduck",
         "orders",
         "outbound",
@@ -108,13 +110,23 @@ LAYERS: Final = (
                 ("relay",),
                 ("route",),
                 ("cluster", "pump"),
+                ("statistics",),
                 ("main",),
             )
         },
         {"streaming": ()},
     ),
     ("supervisor",),
-    ({"cli": (("client", "flags", "signals"), ("commands", "start"), ("main",))},),
+    (
+        {
+            "cli": (
+                ("client", "flags", "servers"),
+                ("commands", "routes", "signals"),
+                ("start",),
+                ("main",),
+            )
+        },
+    ),
     ("__main__",),
 )
 
@@ -143,6 +155,7 @@ SANS_IO: Final = frozenset(
         "lameduck",
         "layer",
         "limits",
+        "moments",
         "router.dispatch",
         "router.frame",
         "router.imports",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shardd.cli import signals
+from shardd.cli import servers, signals
 from shardd.errors import ConfigError
 
 DEAD_PID = 2**22 + 1  # beyond the largest pid that Linux gives
@@ -103,7 +103,7 @@ def test_a_file_without_a_pid_is_refused(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_servers_are_found_however_they_were_started(line: str) -> None:
-    assert signals.is_server(shlex.split(line))
+    assert servers.is_server(shlex.split(line))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_servers_are_found_however_they_were_started(line: str) -> None:
     ],
 )
 def test_other_processes_are_no_servers(line: str) -> None:
-    assert not signals.is_server(shlex.split(line))
+    assert not servers.is_server(shlex.split(line))
 
 
 class FakeProcess:
