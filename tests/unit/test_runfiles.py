@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shardd.errors import BootError
-from shardd.runfiles import PortsFile, RuntimeDirectory, write_pid_file
+from shardd.runfiles import PortsFile, RuntimeDirectory, directory_of, write_pid_file
 
 DEAD_PID = 2**22 + 1  # beyond the largest pid that Linux gives
 
@@ -135,3 +135,19 @@ def test_ports_file_lists_the_urls_and_leaves_no_draft(tmp_path: Path) -> None:
 def test_ports_file_that_could_not_be_written_is_refused_beforehand(tmp_path: Path) -> None:
     with pytest.raises(BootError, match="no such directory"):
         PortsFile(str(tmp_path / "missing")).check()
+
+
+def test_a_server_is_asked_in_the_directory_that_it_has_locked(place: Path) -> None:
+    assert directory_of(os.getpid()) is None
+    runtime = RuntimeDirectory.create()
+    (runtime.path / "here").touch()
+    way = directory_of(os.getpid())
+    assert way is not None
+    assert os.listdir(way) == ["here"]
+    runtime.close()
+    assert directory_of(os.getpid()) is None
+
+
+def test_a_process_that_is_not_there_has_no_directory() -> None:
+    with pytest.raises(FileNotFoundError):
+        directory_of(DEAD_PID)
