@@ -109,6 +109,10 @@ _CLOSE_TEXTS: Final = {
 }
 
 
+class StoreError(ShardError):
+    """A store cannot do what it must: what failed, and what to do about it."""
+
+
 class ProtocolError(ShardError):
     """A peer broke the protocol: why its connection ends, and what it is told before that."""
 

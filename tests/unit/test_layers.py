@@ -43,7 +43,7 @@ LAYERS: Final = (
     (
         {
             "config": (
-                ("ciphers", "model", "tree"),
+                ("ciphers", "model", "streaming", "tree"),
                 ("core", "reading", "syntax"),
                 ("access", "unserved"),
                 ("listeners",),
@@ -114,7 +114,12 @@ LAYERS: Final = (
                 ("main",),
             )
         },
-        {"streaming": ()},
+        {
+            "streaming": (
+                ("bus", "log", "subjects"),
+                ("store",),
+            )
+        },
     ),
     ("supervisor",),
     (
@@ -147,6 +152,7 @@ SANS_IO: Final = frozenset(
         "config.core",
         "config.model",
         "config.reading",
+        "config.streaming",
         "config.syntax",
         "config.tree",
         "config.unserved",
@@ -169,6 +175,10 @@ SANS_IO: Final = frozenset(
         "router.subject",
         "router.sublist",
         "router.table",
+        "streaming.bus",
+        "streaming.log",
+        "streaming.store",
+        "streaming.subjects",
         "transform",
         "router.trie",
         "timers",

@@ -1,0 +1,39 @@
+# cython: language_level=3str
+"""The log of one channel: what the streaming core asks of any store. Nothing here does anything.
+
+A log holds encoded MsgProtos (sequence, subject, reply, data, timestamp, in the order of their
+field numbers), so that a delivery is a copy of what is stored. Appending gives a message its
+sequence and queues it; it becomes visible, and its publisher is answered, when the store has
+committed. A failed commit takes every appended message of the channel back: their sequences are
+given again.
+"""
+
+
+cdef class ChannelLog:
+    """One channel. Touched by the event loop only; a store's threads see what it hands them."""
+
+    cdef uint64_t append(
+        self, int64_t now_ns,
+        const unsigned char* reply, size_t reply_len,
+        const unsigned char* data, size_t data_len,
+    ) except 0:
+        """Queue one message for the next commit; returns its sequence. Its timestamp is `now_ns`,
+        or the one before if the clock went back (sheet 2)."""
+        raise NotImplementedError
+
+    cdef Found find(self, uint64_t sequence, Stored* stored) except *:
+        """The first committed message at or behind a sequence."""
+        raise NotImplementedError
+
+    def sequence_at(self, timestamp_ns: int) -> int:
+        """The first committed message that is not older; `last + 1` when there is none."""
+        raise NotImplementedError
+
+    def set_limits(self, messages: int, bytes_: int, age_ns: int) -> None:
+        """How much is kept; 0: no limit. The newest message is always kept (sheet 11)."""
+        raise NotImplementedError
+
+    def expire(self, now_ns: int) -> int:
+        """Drop what is older than the limit; returns when to ask again (unix ns), 0: not needed
+        before the next append."""
+        raise NotImplementedError
