@@ -117,7 +117,8 @@ LAYERS: Final = (
         {
             "streaming": (
                 ("bus", "log", "subjects"),
-                ("store",),
+                ("bus_probe", "client_wire", "mesh_bus", "store"),
+                ("tcp_bus",),
             )
         },
     ),
@@ -176,6 +177,7 @@ SANS_IO: Final = frozenset(
         "router.sublist",
         "router.table",
         "streaming.bus",
+        "streaming.client_wire",
         "streaming.log",
         "streaming.store",
         "streaming.subjects",

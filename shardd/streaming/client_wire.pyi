@@ -1,0 +1,5 @@
+"""What a NATS server says to a client: the Python face."""
+
+Parsed = tuple[int, int, bytes, bytes, bytes, bytes, bytes]
+
+def read_operations(data: bytes) -> tuple[list[Parsed], int]: ...
