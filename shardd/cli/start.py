@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardd.cli import flags
+from shardd.cli import flags, streaming
 from shardd.cli.flags import FlagError, Kind
 from shardd.config.core import Config
 from shardd.config.load import Loaded, load_file, load_setting
@@ -32,9 +32,16 @@ _OTHERS: Final = frozenset(
         *("tls", "tlscert", "tlskey", "tlsverify", "tlscacert"),
         *("routes", "cluster", "cluster_listen", "cluster_name", "cluster_advertise"),
         *("no_advertise", "connect_retries"),
+        *streaming.NAMES,
     )
 )
-_TYPES: Final = {Kind.BOOLEAN: click.BOOL, Kind.INTEGER: click.INT, Kind.TEXT: click.STRING}
+_TYPES: Final = {
+    Kind.BOOLEAN: click.BOOL,
+    Kind.INTEGER: click.INT,
+    Kind.SIZE: click.INT,
+    Kind.DURATION: click.STRING,
+    Kind.TEXT: click.STRING,
+}
 
 
 class StartCommand(click.Command):
@@ -85,6 +92,10 @@ def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
     fields.update(_access(options))
     fields.update(_encryption(options, fields))
     fields.update(_clustering(options, fields))
+    pool, warnings = streaming.with_flags(options, fields.get("streaming"))
+    fields["streaming"] = pool
+    if warnings:
+        fields["warnings"] = (*fields.get("warnings", ()), *warnings)
     return Config(**fields)
 
 

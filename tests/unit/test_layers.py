@@ -44,8 +44,8 @@ LAYERS: Final = (
         {
             "config": (
                 ("ciphers", "model", "streaming", "tree"),
-                ("core", "reading", "syntax"),
-                ("access", "unserved"),
+                ("reading", "streaming_check", "syntax"),
+                ("access", "core", "streaming_block", "unserved"),
                 ("listeners",),
                 ("load",),
             )
@@ -127,7 +127,7 @@ LAYERS: Final = (
         {
             "cli": (
                 ("client", "flags", "servers"),
-                ("commands", "routes", "signals"),
+                ("commands", "routes", "signals", "streaming"),
                 ("start",),
                 ("main",),
             )
@@ -154,6 +154,8 @@ SANS_IO: Final = frozenset(
         "config.model",
         "config.reading",
         "config.streaming",
+        "config.streaming_block",
+        "config.streaming_check",
         "config.syntax",
         "config.tree",
         "config.unserved",

@@ -1,4 +1,4 @@
-"""A streaming worker's way to NATS inside a host: what it is handed, what it publishes, and when."""
+"""A streaming worker's way to NATS inside a host: what it is handed, what it publishes, when."""
 
 import itertools
 import zlib
@@ -240,7 +240,7 @@ def test_an_unsubscribed_number_is_free_again_and_hears_nothing(host: Host) -> N
     streaming.bus.subscribe(1, b"a")
     with pytest.raises(InternalError):
         streaming.bus.subscribe(1, b"b")
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not a valid subject"):
         streaming.bus.subscribe(2, b"a..b")
     streaming.bus.unsubscribe(1)
     streaming.bus.unsubscribe(1)
