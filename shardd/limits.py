@@ -123,6 +123,7 @@ INQUIRY_S_MAX: Final = 10.0
 HEARTBEAT_S: Final = 0.25
 HEARTBEAT_SILENCE_S: Final = 5.0
 BOOT_S_MAX: Final = 10.0  # from fork to ready
+STREAMING_BOOT_S_MAX: Final = 600.0  # the same of one that first reads a store
 RESTART_BACKOFF_S_MIN: Final = 0.05
 RESTART_BACKOFF_S_MAX: Final = 5.0
 BOOT_FAILURES_MAX: Final = 3  # in a row, before the supervisor gives up

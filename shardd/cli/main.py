@@ -31,6 +31,7 @@ def group(context: click.Context) -> None:
 
 
 group.add_command(start.command)
+group.add_command(start.streaming_command)
 group.add_command(signals.command)
 group.add_command(routes.command)
 group.add_command(commands.pub)

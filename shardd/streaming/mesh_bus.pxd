@@ -20,22 +20,18 @@ cdef class MeshBus(Bus):
     cdef Subscriber _subscriber
     cdef dict _sids                        # the address of each Subscription, by number
     cdef list _flushes                     # (interest sequence, callback)
-    # Messages by the subscription `_filtered` are dropped unless their part is in the mask.
-    cdef uint64_t _filtered
-    cdef size_t _prefix_len
-    cdef uint64_t _parts
     # Where the tail of a message is built.
     cdef unsigned char* _scratch
     cdef size_t _scratch_bytes
     cdef bytes _private                    # subjects that begin so are for the pool alone
-    # What is called at the end of a pass, and when there is room again.
+    # What is called around a pass, and when there is room again.
+    cdef public object begin_pass
     cdef public object end_pass
     cdef public object on_room
     cdef bint _is_finishing
     # Counters.
     cdef readonly uint64_t messages_in
     cdef readonly uint64_t messages_out
-    cdef readonly uint64_t dropped         # by the filter
 
     cdef int _take(self, Subscription* subscription, Message* message) except -1
     cdef int _make_scratch(self, size_t length) except -1

@@ -6,14 +6,8 @@ whose clients the pool serves, and makes no Python object for a message: what a 
 to the receiver where it lies. Between the workers of the pool messages travel the same way, in an
 account that has a number but no name, so that no client can be in it and no route carries it.
 
-Every streaming worker subscribes to all channels, since a part of the channels must not move to
-another worker while its owner is being replaced. What belongs to others is dropped here, by its
-subject's hash, before anything else is done with it.
-
 A worker's own messages do not come back to it.
 """
-
-import zlib
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -31,8 +25,6 @@ from shardd.router.mesh cimport Mesh
 from shardd.router.sublist cimport Subscription
 from shardd.streaming.bus cimport Bus, Incoming, Outgoing
 
-from shardd.streaming.subjects import PARTITIONS as _PARTITIONS
-
 PRIVATE_ACCOUNT = limits.PRIVATE_ACCOUNT
 
 cdef enum:
@@ -43,33 +35,6 @@ cdef enum:
     SCRATCH_BYTES_MAX = 1_048_576
 
 cdef uint32_t PRIVATE = limits.PRIVATE_ACCOUNT
-cdef uint32_t PARTITIONS = _PARTITIONS
-
-# CRC-32 as zlib has it, a byte at a time: names of channels are short.
-cdef uint32_t[256] CRC
-
-
-cdef int _fill_table() except -1:
-    cdef uint32_t index, bit, value
-    for index in range(256):
-        value = index
-        for bit in range(8):
-            value = (value >> 1) ^ (<uint32_t>0xEDB88320 if value & 1 else 0)
-        CRC[index] = value
-    if _crc(b"123456789", 9) != zlib.crc32(b"123456789"):
-        raise InternalError("the table of the CRC-32 is wrong")
-
-
-cdef uint32_t _crc(const unsigned char* data, size_t length) noexcept nogil:
-    cdef uint32_t value = <uint32_t>0xFFFFFFFF
-    cdef size_t index
-    for index in range(length):
-        value = CRC[(value ^ data[index]) & 0xFF] ^ (value >> 8)
-    return value ^ <uint32_t>0xFFFFFFFF
-
-
-_fill_table()
-
 
 cdef int _deliver(void* owner, Subscription* subscription, Message* message) except -1:
     return (<MeshBus>owner)._take(subscription, message)
@@ -85,8 +50,9 @@ cdef int _expire(void* owner, Subscription* subscription) except -1:
 cdef class MeshBus(Bus):
     """A member of the mesh. Touched by the event loop of its process only.
 
-    `end_pass` is called at the end of each pass, before what was published leaves; `on_room` when
-    the ring has room again after `is_congested`. Both may be None.
+    `begin_pass` is called before messages are handed over, `end_pass` behind them and before what
+    was published leaves; `on_room` when the ring has room again after `is_congested`. Each may be
+    None.
 
     Args:
         dispatcher, mesh: of this process.
@@ -148,15 +114,6 @@ cdef class MeshBus(Bus):
         address = self._sids.pop(sid, None)
         if address is not None:
             self._sublist.remove(<Subscription*><size_t>address)
-            if self._filtered == <uint64_t>sid:
-                self._prefix_len = 0
-
-    def drop_foreign(self, sid: int, bytes prefix not None, uint64_t parts) -> None:
-        """Drop what comes by this subscription unless the part of its channel, which is what
-        follows `prefix` in the subject, is in the mask `parts`."""
-        self._filtered = sid
-        self._prefix_len = PyBytes_GET_SIZE(prefix)
-        self._parts = parts
 
     def flush(self, callback: object) -> None:
         """`Bus.flush`: as a PONG does, it waits until every process of the host has applied what
@@ -181,14 +138,6 @@ cdef class MeshBus(Bus):
         cdef uint64_t sid
         cdef const unsigned char* body
         memcpy(&sid, subscription.sid, sizeof(sid))
-        if self._prefix_len and sid == self._filtered and (
-            message.subject_len <= self._prefix_len
-            or not self._parts >> (_crc(
-                message.subject + self._prefix_len, message.subject_len - self._prefix_len
-            ) % PARTITIONS) & 1
-        ):
-            self.dropped += 1
-            return 1
         # Where the header block starts: it and the payload end two bytes before the tail does.
         body = message.tail + message.tail_len - 2 - message.total_len
         incoming.subject = message.subject
@@ -262,6 +211,8 @@ cdef class MeshBus(Bus):
         self.mesh.now_ms = now_ms
         while passes < PASSES_MAX:
             passes += 1
+            if self.begin_pass is not None:
+                self.begin_pass()
             if self.mesh.drain() == 0:
                 self._finish()
                 self._doorbell.fall_asleep()

@@ -30,6 +30,7 @@ cdef class TcpBus(Bus):
     cdef size_t _out_len
     cdef size_t _out_capacity
     cdef uint64_t _payload_max
+    cdef public object begin_pass
     cdef public object end_pass
     cdef public object on_room
     cdef bint _is_finishing

@@ -24,6 +24,7 @@ class TcpLink:
 
 @final
 class TcpBus(Bus):
+    begin_pass: Callable[[], object] | None
     end_pass: Callable[[], object] | None
     on_room: Callable[[], object] | None
     def __init__(self) -> None: ...

@@ -82,6 +82,8 @@ cdef class TcpLink:
     def buffer_updated(self, size_t count) -> None:
         """So many bytes have come: handle them, and end the pass."""
         self._end += count
+        if self._bus.begin_pass is not None:
+            self._bus.begin_pass()
         self._consume()
         self._bus.finish()
 
@@ -158,8 +160,9 @@ cdef class TcpLink:
 cdef class TcpBus(Bus):
     """A bus over one connection at a time. Touched by the event loop only.
 
-    `end_pass` is called at the end of each pass, before what was published is written; `on_room`
-    when the server takes our output again after `is_congested`. Both may be None.
+    `begin_pass` is called before messages are handed over, `end_pass` behind them and before what
+    was published is written; `on_room` when the server takes our output again after
+    `is_congested`. Each may be None.
     """
 
     def __init__(self):

@@ -60,7 +60,7 @@ LAYERS: Final = (
         {
             "auth": (
                 ("identity", "nkeys", "passwords", "certificates"),
-                ("claims",),
+                ("claims", "seeds"),
                 ("operator",),
                 ("authenticator",),
             )
@@ -118,7 +118,11 @@ LAYERS: Final = (
             "streaming": (
                 ("bus", "log", "subjects"),
                 ("bus_probe", "client_wire", "mesh_bus", "store"),
-                ("tcp_bus",),
+                ("engine", "tcp_bus"),
+                ("dialer",),
+                ("stores",),
+                ("main",),
+                ("alone",),
             )
         },
     ),
@@ -149,6 +153,7 @@ SANS_IO: Final = frozenset(
         "auth.nkeys",
         "auth.operator",
         "auth.passwords",
+        "auth.seeds",
         "config.access",
         "config.core",
         "config.model",

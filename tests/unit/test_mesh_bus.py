@@ -1,7 +1,6 @@
 """A streaming worker's way to NATS inside a host: what it is handed, what it publishes, when."""
 
 import itertools
-import zlib
 
 import pytest
 
@@ -11,7 +10,6 @@ from shardd.router.local import LocalClient
 from shardd.router.sublist import Sublist
 from shardd.streaming.bus_probe import ReceiverProbe, publish_pieces
 from shardd.streaming.mesh_bus import MeshBus
-from shardd.streaming.subjects import PARTITIONS, partition_of
 from tests.support.mesh_host import RING_BYTES, Host, Member
 
 Delivery = tuple[int, bytes, bytes, bytes, bytes]
@@ -101,35 +99,6 @@ def test_a_message_larger_than_the_ring_takes_passes_in_order(host: Host) -> Non
     streaming.run()
     assert [got[4] for got in worker.got] == [b"before", large + b"tail", b"behind"]
     assert [got[4] for got in streaming.got] == [large]
-
-
-def test_foreign_parts_are_dropped_and_own_ones_are_not(host: Host) -> None:
-    worker = Worker(host, 0)
-    pool = [Streaming(host, 1), Streaming(host, 2)]
-    for index, streaming in enumerate(pool):
-        streaming.bus.subscribe(1, b"pub.test.>")
-        streaming.bus.subscribe(2, b"close.test")
-        parts = sum(1 << part for part in range(PARTITIONS) if part % 2 == index)
-        streaming.bus.drop_foreign(1, b"pub.test.", parts)
-    host.settle()
-    channels = [b"c%d.%d" % (n, n * n) for n in range(200)]
-    for channel in channels:
-        worker.publish(b"pub.test." + channel, b"x")
-    worker.publish(b"close.test", b"y")
-    host.settle()
-    for index, streaming in enumerate(pool):
-        streaming.run()
-        own = [channel for channel in channels if partition_of(channel) % 2 == index]
-        assert [got[1] for got in streaming.got] == [b"pub.test." + each for each in own] + [
-            b"close.test"
-        ]
-        assert streaming.bus.dropped == len(channels) - len(own)
-        assert 60 < len(own) < 140  # the hash spreads
-
-
-def test_the_part_is_that_of_the_store() -> None:
-    for channel in (b"foo", b"a.b.c", "ä ö".encode(), b"x" * 300):
-        assert partition_of(channel) == zlib.crc32(channel) % PARTITIONS
 
 
 def test_the_pool_speaks_where_no_client_can_hear_or_be_heard(host: Host) -> None:
@@ -227,12 +196,15 @@ def test_the_end_of_a_pass_is_called_before_anything_leaves(host: Host) -> None:
     worker.client.subscribe(b"box", None, b"1")
     streaming.bus.subscribe(1, b"request")
     host.settle()
+    begun: list[int] = []
+    streaming.bus.begin_pass = lambda: begun.append(len(streaming.got))
     streaming.bus.end_pass = lambda: streaming.bus.send(b"box", b"%d" % len(streaming.got))
     worker.publish(b"request", b"a")
     worker.publish(b"request", b"b")
     streaming.run()
     host.settle()
     assert worker.got[0][4] == b"2"
+    assert begun[0] == 0
 
 
 def test_an_unsubscribed_number_is_free_again_and_hears_nothing(host: Host) -> None:
