@@ -117,7 +117,7 @@ LAYERS: Final = (
         {
             "streaming": (
                 ("bus", "log", "subjects"),
-                ("bus_probe", "client_wire", "mesh_bus", "store"),
+                ("receiver_probe", "client_wire", "mesh_bus", "store"),
                 ("engine", "tcp_bus"),
                 ("dialer",),
                 ("stores",),
