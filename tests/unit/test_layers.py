@@ -116,8 +116,8 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "log", "subjects"),
-                ("store",),
+                ("bus", "log", "protobuf", "subjects"),
+                ("messages", "store", "stored_messages"),
             )
         },
     ),
@@ -177,7 +177,10 @@ SANS_IO: Final = frozenset(
         "router.table",
         "streaming.bus",
         "streaming.log",
+        "streaming.messages",
+        "streaming.protobuf",
         "streaming.store",
+        "streaming.stored_messages",
         "streaming.subjects",
         "transform",
         "router.trie",
