@@ -117,7 +117,8 @@ LAYERS: Final = (
         {
             "streaming": (
                 ("bus", "log", "protobuf", "subjects"),
-                ("messages", "store", "stored_messages"),
+                ("messages", "pb", "store", "stored_messages"),
+                ("inflight",),
             )
         },
     ),
@@ -176,8 +177,10 @@ SANS_IO: Final = frozenset(
         "router.sublist",
         "router.table",
         "streaming.bus",
+        "streaming.inflight",
         "streaming.log",
         "streaming.messages",
+        "streaming.pb",
         "streaming.protobuf",
         "streaming.store",
         "streaming.stored_messages",
