@@ -7,7 +7,11 @@ from typing import Final
 
 import pytest
 
-pytest_plugins = ["tests.support.fixtures", "tests.support.leaks"]
+pytest_plugins = [
+    "tests.support.fixtures",
+    "tests.support.leaks",
+    "tests.support.streaming_fixtures",
+]
 
 TIMEOUT_SLOW_S: Final = 600
 SEED: Final = int(os.environ.get("SHARDD_TESTS_SEED") or random.SystemRandom().randrange(1 << 32))

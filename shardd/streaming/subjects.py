@@ -55,3 +55,12 @@ def is_channel(name: bytes) -> bool:
     if not name or name[:1] == b"." or name[-1:] == b"." or b".." in name:
         return False
     return not any(sign in name for sign in (b"/", b"*", b">"))
+
+
+def is_literal(subject: bytes) -> bool:
+    """Whether messages can be published to this subject: an inbox that a client names must not
+    be a pattern, nor something that would read as more than one word on a wire."""
+    tokens = subject.split(b".")
+    return all(tokens) and not (
+        b"*" in tokens or b">" in tokens or any(byte <= 0x20 or byte == 0x7F for byte in subject)
+    )

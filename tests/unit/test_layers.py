@@ -116,8 +116,11 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "log", "subjects"),
-                ("receiver_probe", "client_wire", "mesh_bus", "store"),
+                ("bus", "log", "protobuf", "subjects"),
+                ("messages", "pb", "store", "stored_messages"),
+                ("inflight",),
+                # the ways to NATS and what runs on them
+                ("client_wire", "mesh_bus", "receiver_probe"),
                 ("engine", "tcp_bus"),
                 ("dialer",),
                 ("stores",),
@@ -185,8 +188,13 @@ SANS_IO: Final = frozenset(
         "router.table",
         "streaming.bus",
         "streaming.client_wire",
+        "streaming.inflight",
         "streaming.log",
+        "streaming.messages",
+        "streaming.pb",
+        "streaming.protobuf",
         "streaming.store",
+        "streaming.stored_messages",
         "streaming.subjects",
         "transform",
         "router.trie",

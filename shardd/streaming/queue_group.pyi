@@ -1,0 +1,19 @@
+"""The members of one queue group and how far they are together: the Python face."""
+
+from typing import final
+
+from shardd.streaming.subscription import Subscription
+
+@final
+class QueueGroup:
+    remains: Subscription | None
+    last_sent: int
+    def __init__(self, name: str, is_durable: bool, last_sent: int) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_durable(self) -> bool: ...
+    @property
+    def members(self) -> list[Subscription]: ...
+    def join(self, member: Subscription) -> None: ...
+    def leave(self, member: Subscription, now_ms: int) -> bool: ...
