@@ -116,8 +116,8 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "log", "subjects"),
-                ("store",),
+                ("bus", "checksum", "log", "msgproto", "subjects"),
+                ("log_probe", "store"),
             )
         },
     ),
@@ -176,7 +176,9 @@ SANS_IO: Final = frozenset(
         "router.sublist",
         "router.table",
         "streaming.bus",
+        "streaming.checksum",
         "streaming.log",
+        "streaming.msgproto",
         "streaming.store",
         "streaming.subjects",
         "transform",
