@@ -116,8 +116,8 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "log", "protobuf", "subjects"),
-                ("messages", "pb", "store", "stored_messages"),
+                ("bus", "checksum", "log", "msgproto", "protobuf", "subjects"),
+                ("log_probe", "messages", "pb", "store", "stored_messages"),
                 ("inflight",),
                 # the ways to NATS and what runs on them
                 ("client_wire", "mesh_bus", "receiver_probe"),
@@ -193,6 +193,8 @@ SANS_IO: Final = frozenset(
         "streaming.messages",
         "streaming.pb",
         "streaming.protobuf",
+        "streaming.checksum",
+        "streaming.msgproto",
         "streaming.store",
         "streaming.stored_messages",
         "streaming.subjects",
