@@ -25,6 +25,7 @@ from shardd.streaming.server import StreamingServer
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.tcp_bus import TcpBus
 
+_SEED_BYTES: Final = 16
 _CLOSE_S: Final = 0.05  # for what is written last to leave
 
 log = logging.getLogger("shardd.streaming")
@@ -50,8 +51,7 @@ class Alone:
         name = f"_NSS-{options.cluster_id}-general"
         self._dialer = Dialer(self._bus, options.nats, name, self._on_connected)
         self._task: asyncio.Task[None] | None = None
-        seed = int.from_bytes(os.urandom(8), "little")
-        self._server = StreamingServer(options, store, self._bus, 0, 1, seed)
+        self._server = StreamingServer(options, store, self._bus, 0, 1, os.urandom(_SEED_BYTES))
         self._engine = Engine(loop, self._bus, store, self._server, self._bus.finish)
         self._server.on_wake = self._engine.wake
 
@@ -69,10 +69,12 @@ class Alone:
             recovered, self._recovered = self._recovered, None
             self._engine.start(recovered, self._on_ready)
 
-    def _on_ready(self) -> None:
-        if not self._is_ready:
-            self._is_ready = True
-            log.info("STREAM: Streaming Server is ready")
+    def _on_ready(self, error: str) -> None:
+        if error:
+            self.fail(StoreError(error))
+            return
+        self._is_ready = True
+        log.info("STREAM: Streaming Server is ready")
 
     def _on_end(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:

@@ -19,9 +19,10 @@ class ServerFace(Protocol):
     """What an engine needs of a server; `server.StreamingServer`, or a test's stand-in."""
 
     def start(
-        self, recovered: Recovered, now_ms: int, now_ns: int, on_ready: Callable[[], object]
+        self, recovered: Recovered, now_ms: int, now_ns: int, on_ready: Callable[[str], object]
     ) -> None:
-        """Takes up what the store held; calls back when clients can come."""
+        """Takes up what the store held; calls back with "" when clients can come, or with the
+        reason why it must not serve."""
 
     def tick(self, now_ms: int, now_ns: int) -> None:
         """The clock of the pass that begins; does what is due."""
@@ -31,9 +32,6 @@ class ServerFace(Protocol):
 
     def next_deadline_ms(self) -> int | None:
         """When the next pass is needed at the latest; None: when something arrives."""
-
-    def on_room(self) -> None:
-        """The bus takes deliveries again."""
 
     def stop(self) -> None:
         """Queues what the next start has to know."""
@@ -80,11 +78,11 @@ class Engine:
         self._is_started = False
         self._is_woken = False
 
-    def start(self, recovered: Recovered, on_ready: Callable[[], object]) -> None:
-        """Begin to serve with what the store held."""
+    def start(self, recovered: Recovered, on_ready: Callable[[str], object]) -> None:
+        """Begin to serve with what the store held; `on_ready` as of the server."""
         self._bus.begin_pass = self._begin_pass
         self._bus.end_pass = self._end_pass
-        self._bus.on_room = self._server.on_room
+        self._bus.on_room = self.wake
         self._is_started = True
         self._server.start(recovered, _now_ms(), time.time_ns(), on_ready)
         self._finish()

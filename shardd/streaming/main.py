@@ -37,6 +37,7 @@ from shardd.streaming.store import Recovered, Store
 from shardd.streaming.stores import open_store
 
 _TICK_S: Final = 0.05
+_SEED_BYTES: Final = 16
 
 log = logging.getLogger("shardd.streaming")
 
@@ -65,7 +66,6 @@ class StreamingWorker:
         self._is_stopping = False
         self._orders = setup.orders[slot].receiver()
         slots = setup.slots
-        seed = int.from_bytes(os.urandom(8), "little")
         self._doorbells = [Doorbell(slots, i, fd) for i, fd in enumerate(setup.doorbell_fds)]
         producer = Producer(setup.rings[slot], slots.incarnation(slot))
         dispatcher = Dispatcher(Sublist(seed=setup.hash_seed), producer, slot, seed, setup.routers)
@@ -80,8 +80,14 @@ class StreamingWorker:
             setup.account_ids[options.account],
             pool.PREFIX,
         )
-        index = slot - setup.streaming_first
-        self._server = StreamingServer(options, store, self._bus, index, options.workers, seed)
+        self._server = StreamingServer(
+            options,
+            store,
+            self._bus,
+            slot - setup.streaming_first,
+            options.workers,
+            os.urandom(_SEED_BYTES),
+        )
         self._engine = Engine(loop, self._bus, store, self._server, self._finish)
         self._server.on_wake = self._engine.wake
 
@@ -147,7 +153,10 @@ class StreamingWorker:
             self._is_ready = True
             self._notify_supervisor()
 
-    def _on_serving(self) -> None:
+    def _on_serving(self, error: str) -> None:
+        if error:
+            self.fail(StoreError(error))
+            return
         self._is_serving = True
         self._begin()
 
