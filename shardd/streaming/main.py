@@ -68,6 +68,7 @@ class StreamingWorker:
         slots = setup.slots
         self._doorbells = [Doorbell(slots, i, fd) for i, fd in enumerate(setup.doorbell_fds)]
         producer = Producer(setup.rings[slot], slots.incarnation(slot))
+        seed = int.from_bytes(os.urandom(8), "little")
         dispatcher = Dispatcher(Sublist(seed=setup.hash_seed), producer, slot, seed, setup.routers)
         self._control = Control(setup.control_dir, slot, slots.incarnation(slot), loop)
         self._mesh = Mesh(
