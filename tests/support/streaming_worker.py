@@ -285,6 +285,10 @@ class Pool:
         (ack,) = self.taken(reply)
         return PubAck.decode(ack)
 
+    def publish_refused(self, client_id: str, channel: bytes) -> str:
+        """The error that comes at once, without a commit."""
+        return self.publish(client_id, channel).error
+
     def publish_many(self, client_id: str, channel: bytes, count: int) -> None:
         """That many, each acknowledged."""
         replies = [
@@ -306,6 +310,16 @@ class Pool:
         } | fields
         request = SubscriptionRequest(client_id=client_id, subject=channel, inbox=inbox, **fields)
         return self._ask(SubscriptionResponse, b"_STAN.sub." + CLUSTER.encode(), request)
+
+    def subscribe_nowait(self, client_id: str, channel: bytes, inbox: bytes, **fields: Any) -> None:
+        """Asks, and does not look at the answer."""
+        request = SubscriptionRequest(
+            client_id=client_id,
+            subject=channel,
+            inbox=inbox,
+            **({"max_in_flight": 1024, "ack_wait_s": 30} | fields),
+        )
+        self.send(b"_STAN.sub." + CLUSTER.encode(), request.encode())
 
     def subscribed(
         self, client_id: str, channel: bytes, inbox: bytes = b"inbox", **fields: Any
