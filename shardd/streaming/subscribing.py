@@ -176,6 +176,9 @@ class Subscribing:
         """From now on it is sent messages."""
         channel: Channel = subscription.channel
         subscription.is_started = True
+        # What is overdue after a restart goes before new messages.
+        expiry_ms = subscription.next_expiry_ms()
+        subscription.is_due |= 0 < expiry_ms <= self._core.now_ms
         subscription.arm()
         channel.wake()
 
