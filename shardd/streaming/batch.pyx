@@ -8,7 +8,7 @@ in which their messages came.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
@@ -124,3 +124,19 @@ cdef bytes error_field(str text):
         <const unsigned char*>PyBytes_AS_STRING(encoded), length,
     )
     return field
+
+
+def append_to(
+    Batch batch not None, Channel channel not None, bytes reply not None, bytes data not None
+) -> int:
+    """Appends a message that no client published; nobody is sent an ack. Returns its sequence."""
+    cdef Span nobody
+    cdef uint64_t sequence = channel.log.append(
+        channel.traffic.now_ns,
+        <const unsigned char*>PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply),
+        <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
+    )
+    nobody.data = NULL
+    nobody.length = 0
+    batch.note(channel, &nobody, &nobody)
+    return sequence

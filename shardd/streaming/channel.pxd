@@ -17,6 +17,7 @@ cdef class Channel:
     cdef readonly dict durables        # (client id, durable name) to Subscription, on- and offline
     cdef public object limits
     cdef public int64_t active_ms      # the last publish, or the last active subscription's end
+    cdef readonly uint64_t failures    # commits that took messages of this channel back
     cdef public object batch           # the latest batch with a message for this channel
     cdef bint is_ready                 # among `traffic.ready`
     cdef bint is_loading               # the log is fetching something

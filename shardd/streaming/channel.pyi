@@ -14,6 +14,9 @@ class Channel:
     limits: ChannelLimits
     active_ms: int
     def __init__(self, name: bytes, log: ChannelLog, traffic: Traffic) -> None: ...
+    batch: object
+    @property
+    def failures(self) -> int: ...
     @property
     def name(self) -> bytes: ...
     @property

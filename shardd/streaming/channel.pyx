@@ -136,6 +136,7 @@ cdef class Channel:
         """Messages were taken back, or lost: nobody can be beyond the end of the log."""
         cdef Subscription subscription
         cdef uint64_t last = self.log.last
+        self.failures += 1
         for subscription in self.subscriptions.values():
             if subscription.last_sent > last:
                 subscription.last_sent = last

@@ -26,7 +26,7 @@ class LimitsOf:
         self._defaults = limits.defaults
         # Widest first: what an entry inherits is resolved before it.
         self._entries: list[tuple[list[str], ChannelLimits]] = []
-        for entry in sorted(limits.channels, key=lambda entry: _width(entry), reverse=True):
+        for entry in sorted(limits.channels, key=_width, reverse=True):
             tokens = entry.pattern.split(".")
             inherited = self._narrowest(tokens)
             said = {name: getattr(entry, name) for name in _FIELDS}

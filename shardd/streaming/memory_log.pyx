@@ -130,6 +130,11 @@ cdef class MemoryLog(ChannelLog):
         self.last = max(self.last, sequence)
         self._keep_limits()
 
+    def rebind(self, changed) -> None:
+        """Somebody else is to be told of the first message of each commit."""
+        self._changed = changed
+        self._is_changed = False
+
     def take_back(self) -> None:
         """The commit failed: everything that is not visible is gone."""
         cdef uint64_t sequence

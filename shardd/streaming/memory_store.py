@@ -37,7 +37,10 @@ class MemoryStore(Store):
 
     def create_channel(self, name: bytes) -> ChannelLog:
         """A new, empty log."""
-        return MemoryLog(name, self._changed.append)
+        return MemoryLog(name, self._note_changed)
+
+    def _note_changed(self, log: MemoryLog) -> None:
+        self._changed.append(log)
 
     def delete_channel(self, name: bytes) -> None:
         """The log goes when nobody holds it any more."""

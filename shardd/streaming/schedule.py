@@ -1,6 +1,6 @@
 """What is to happen later: deadlines in milliseconds of the clock that is handed in.
 
-For the rare things (heartbeats, ack waits of whole subscriptions, limits): one entry in a heap each.
+For the rare things (heartbeats, ack waits of whole subscriptions, limits): an entry in a heap each.
 """
 
 import heapq
