@@ -117,7 +117,11 @@ LAYERS: Final = (
         {
             "streaming": (
                 ("bus", "checksum", "log", "msgproto", "subjects"),
-                ("log_probe", "store"),
+                ("log_probe", "records", "store"),
+                ("segment", "state_db"),
+                ("file_log",),
+                ("file_recovery",),
+                ("file_store",),
             )
         },
     ),
