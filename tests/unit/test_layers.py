@@ -116,22 +116,20 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "checksum", "log", "msgproto", "protobuf", "subjects"),
-                ("log_probe", "messages", "pb", "store", "stored_messages"),
-                ("inflight",),
-                # the ways to NATS and what runs on them
-                ("client_wire", "mesh_bus", "receiver_probe"),
-                ("engine", "tcp_bus"),
-                ("dialer",),
-                ("stores",),
-                ("main",),
-                ("alone",),
-                ("bus", "log", "pool", "protobuf", "schedule", "subjects", "texts"),
-                ("bus_probe", "limits_of", "messages", "pb", "store", "stored_messages"),
-                ("inflight", "memory_log", "traffic"),
-                ("memory_store", "subscription"),
-                ("clients", "queue_group"),
-                ("channel",),
+                (
+                    *("bus", "checksum", "log", "msgproto", "pool"),
+                    *("protobuf", "schedule", "subjects", "texts"),
+                ),
+                (
+                    *("bus_probe", "client_wire", "limits_of", "log_probe", "mesh_bus"),
+                    *("messages", "pb", "receiver_probe", "records", "store", "stored_messages"),
+                ),
+                # stores
+                ("inflight", "memory_log", "segment", "state_db", "traffic"),
+                ("file_log", "memory_store", "subscription"),
+                ("clients", "file_recovery", "queue_group"),
+                # the core
+                ("channel", "file_store"),
                 ("batch",),
                 ("receiver",),
                 ("core",),
@@ -140,6 +138,10 @@ LAYERS: Final = (
                 ("admin", "connecting", "recovery"),
                 ("membership",),
                 ("server",),
+                # what it runs on
+                ("engine", "stores", "tcp_bus"),
+                ("dialer", "main"),
+                ("alone",),
             )
         },
     ),
