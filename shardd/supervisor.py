@@ -435,6 +435,7 @@ class Supervisor:
         self._ring_all()
         if was_stopping or (self._watch.is_retired and not ending.was_ready):
             return
+        self._forget_memory(ending)
         if self._must_give_up(ending, ended):
             return
         phase = "" if ending.was_ready else " while booting"
@@ -452,6 +453,17 @@ class Supervisor:
                 ended.text,
                 ending.restart_s,
             )
+
+    def _forget_memory(self, ending: Ending) -> None:
+        """A store in memory that is lost in part is lost as a whole, as the original's is: clients
+        learn that they have to begin anew, and do not wait on what half of the pool forgot."""
+        streaming = self._setup.config.streaming
+        is_served = ending.was_ready and ending.index in self._setup.streaming_slots
+        if streaming is None or streaming.store != "MEMORY" or not is_served:
+            return
+        for index in self._setup.streaming_slots:
+            if self._watch.pid(index):
+                self._children.signal(self._watch.pid(index), signal.SIGKILL)
 
     def _must_give_up(self, ending: Ending, ended: Ended) -> bool:
         """Whether a streaming worker could not begin for a reason that the operator has to change,

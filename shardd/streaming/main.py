@@ -64,6 +64,8 @@ class StreamingWorker:
         self._is_serving = False
         self._is_ready = False
         self._is_stopping = False
+        self._epoch = 0
+        self._others: dict[int, int] = {}  # incarnations of the pool's other workers, by slot
         self._orders = setup.orders[slot].receiver()
         slots = setup.slots
         self._doorbells = [Doorbell(slots, i, fd) for i, fd in enumerate(setup.doorbell_fds)]
@@ -136,8 +138,23 @@ class StreamingWorker:
 
     def _on_doorbell(self) -> None:
         self._bus.run(_now_ms())
+        if self._setup.slots.epoch != self._epoch:
+            self._look_for_others()
         if not self._is_serving:
             self._begin()
+
+    def _look_for_others(self) -> None:
+        """Tells the server which of the pool's workers have ended."""
+        slots = self._setup.slots
+        self._epoch = slots.epoch
+        for slot in self._setup.streaming_slots:
+            if slot == self._slot:
+                continue
+            known, incarnation = self._others.get(slot, 0), slots.incarnation(slot)
+            is_there = slots.state(slot) != State.EMPTY
+            if known and (known != incarnation or not is_there):
+                self._server.lose(slot - self._setup.streaming_first)
+            self._others[slot] = incarnation if is_there else 0
 
     def _on_control(self) -> None:
         """Control messages came in."""

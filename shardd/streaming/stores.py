@@ -8,6 +8,7 @@ from pathlib import Path
 from shardd.config.streaming import StreamingOptions
 from shardd.errors import StoreError
 from shardd.streaming.memory_store import MemoryStore
+from shardd.streaming.pool import LEAD
 from shardd.streaming.store import Store
 from shardd.streaming.subjects import partitions_of
 
@@ -32,6 +33,10 @@ def open_store(
         from shardd.streaming.file_store import FileStore
 
         return FileStore(
-            Path(options.directory), partitions_of(index, workers), options.file, later
+            Path(options.directory),
+            partitions_of(index, workers),
+            options.file,
+            is_lead=index == LEAD,
+            call_soon=later,
         )
     raise StoreError("SQL stores are not served by this version of shardd")
