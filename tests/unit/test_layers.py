@@ -130,6 +130,7 @@ LAYERS: Final = (
                 ("admin", "connecting", "recovery"),
                 ("membership",),
                 ("server",),
+                ("statistics",),
             )
         },
     ),
@@ -214,6 +215,7 @@ SANS_IO: Final = frozenset(
         "streaming.recovery",
         "streaming.schedule",
         "streaming.server",
+        "streaming.statistics",
         "streaming.store",
         "streaming.stored_messages",
         "streaming.subjects",
