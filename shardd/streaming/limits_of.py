@@ -46,6 +46,11 @@ class LimitsOf:
         """What holds for this channel."""
         return self._narrowest(channel.decode("utf-8", "surrogateescape").split("."))
 
+    @property
+    def entries(self) -> dict[str, ChannelLimits]:
+        """What holds for each entry, with what it inherits."""
+        return {".".join(tokens): limits for tokens, limits in self._entries}
+
     def _narrowest(self, tokens: list[str]) -> ChannelLimits:
         for pattern, limits in reversed(self._entries):
             if _covers(pattern, tokens):

@@ -142,6 +142,7 @@ LAYERS: Final = (
                 ("engine", "stores", "tcp_bus"),
                 ("dialer", "main"),
                 ("alone",),
+                ("statistics",),
             )
         },
     ),
@@ -232,6 +233,7 @@ SANS_IO: Final = frozenset(
         "streaming.recovery",
         "streaming.schedule",
         "streaming.server",
+        "streaming.statistics",
         "streaming.store",
         "streaming.stored_messages",
         "streaming.subjects",
