@@ -122,6 +122,7 @@ LAYERS: Final = (
                 ("file_log",),
                 ("file_recovery",),
                 ("file_store",),
+                ("verify",),
             )
         },
     ),
@@ -130,7 +131,7 @@ LAYERS: Final = (
         {
             "cli": (
                 ("client", "flags", "servers"),
-                ("commands", "routes", "signals"),
+                ("commands", "routes", "signals", "stream"),
                 ("start",),
                 ("main",),
             )
