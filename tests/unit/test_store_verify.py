@@ -52,18 +52,13 @@ def test_a_sound_store_is_counted_and_left_as_it_was(store, capfd):
     report = verify(store)
     assert report.is_sound
     assert not report.notes
-    assert (report.channels, report.messages, report.subscriptions, report.clients) == (
-        2,
-        305,
-        1,
-        1,
-    )
+    assert (report.channels, report.messages) == (2, 305)
+    assert (report.subscriptions, report.clients) == (1, 1)
     assert report.segments == len(segments(store, "*")) > 5
     assert main(["stream", "verify", str(store)]) == 0
     out = capfd.readouterr().out
-    assert out.endswith(
-        "2 channels, 305 messages, 14855 bytes, 1 subscriptions, 1 clients: sound\n"
-    )
+    assert f": 2 channels, 305 messages, {report.bytes} bytes, 1 subscriptions, 1 clients" in out
+    assert out.endswith(": sound\n")
     after = contents(store)
     assert {path: data for path, data in after.items() if "-" not in path.suffix} == before
 
@@ -73,13 +68,12 @@ def test_a_damaged_message_is_named_and_the_others_are_counted(store, capfd):
     change(second, len(second.read_bytes()) // 2)
     change(segments(store, "bar")[0], -1)
     assert main(["stream", "verify", str(store)]) == 1
-    lines = capfd.readouterr().out.splitlines()
-    assert len(lines) == 3
-    assert f"{second}: at byte" in lines[1]
-    assert "is lost" in lines[1]
-    assert lines[0].endswith("message 5 is lost")
-    assert "303 messages" in lines[2]
-    assert lines[2].endswith("damaged in 2 places")
+    *lines, last = capfd.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert any(f"{second}: at byte" in line and "is lost" in line for line in lines)
+    assert any(line.endswith("message 5 is lost") for line in lines)
+    assert "303 messages" in last
+    assert last.endswith("damaged in 2 places")
 
 
 def test_a_damaged_message_is_found_without_a_sidecar_too(store):
@@ -98,8 +92,8 @@ def test_a_missing_segment_and_a_damaged_header_are_damage(store):
     second.unlink()
     texts = verify(store).damages
     assert len(texts) == 2
-    assert "header is damaged" in texts[0]
-    assert "are lost" in texts[1]
+    assert any("header is damaged" in text for text in texts)
+    assert any("are lost" in text for text in texts)
 
 
 def test_a_damaged_database_is_damage(store):
