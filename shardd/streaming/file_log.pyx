@@ -205,7 +205,14 @@ cdef class WriteJob:
             self._fd, self._is_owner = -1, False
 
     def _seal(self, Segment full) -> None:
-        """The sidecar of a segment that takes no more. It can be made again: a failure is none."""
+        """A segment that takes no more is on disk, whatever the options say, before its sidecar
+        says so. A sidecar can be made again: its failure is none."""
+        if not self._sync:
+            fd = os.open(full.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
         try:
             full.write_sidecar()
         except OSError:

@@ -101,7 +101,7 @@ def recover_channel(directory: str, repairs: list[str], *, repair: bool) -> Foun
         except DamagedHeader as error:
             _mend_header(path, error, repairs, is_last=is_last, repair=repair)
             continue
-        damage = _misplaced(segment, name, segments) or read_segment(segment, is_last=is_last)
+        damage = misplaced(segment, name, segments) or read_segment(segment, is_last=is_last)
         if damage is not None:
             if not (damage.is_torn and repair):
                 raise StoreError(str(damage))
@@ -138,6 +138,15 @@ def read_segment(segment: Segment, *, is_last: bool) -> Damage | None:
 def judge_end(segment: Segment, end: str) -> Damage | None:
     """What a scan of the newest segment says of its end."""
     next_sequence = segment.first + segment.count
+    if segment.count < segment.known_count:
+        sidecar = segment.path.removesuffix(SUFFIX) + SIDECAR_SUFFIX
+        return Damage(
+            segment.path,
+            segment.end,
+            f"cut or damaged: messages {next_sequence} to"
+            f" {segment.first + segment.known_count - 1} are lost, which its sidecar knows",
+            f"Restore the file from a copy; or, to go on without these messages, run: rm {sidecar}",
+        )
     if end == "torn":
         return Damage(
             segment.path,
@@ -189,7 +198,8 @@ def _check_joint(older: Segment, newer: Segment) -> None:
     older.keep(newer.first - older.first)
 
 
-def _misplaced(segment: Segment, name: str, older: Sequence[Segment]) -> Damage | None:
+def misplaced(segment: Segment, name: str, older: Sequence[Segment]) -> Damage | None:
+    """What is wrong with a segment's name, or with its being in this directory."""
     advice = "Move the file out of this directory"
     if segment.first != int(name.removesuffix(SUFFIX)):
         text = f"this file was once called {segment.first:0{_DIGITS}d}{SUFFIX}"

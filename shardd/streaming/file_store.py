@@ -102,7 +102,7 @@ def part_name(part: int) -> str:
     return f"p{part:02d}"
 
 
-def take_lock(path: Path, what: str, *, is_shared: bool = False) -> int:
+def take_lock(path: Path, what: str) -> int:
     """An open file that is locked until it is closed.
 
     Raises:
@@ -113,7 +113,7 @@ def take_lock(path: Path, what: str, *, is_shared: bool = False) -> int:
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
     try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
         if isinstance(error, BlockingIOError):

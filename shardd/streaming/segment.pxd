@@ -20,6 +20,8 @@ cdef class Segment:
     cdef readonly bint is_new              # not yet a file
     cdef readonly uint32_t durable         # so much is surely on disk
     cdef readonly bint has_sidecar         # as it is now
+    cdef readonly uint64_t known_count     # what a sidecar says that was once there
+    cdef readonly uint32_t known_end
     # --- of the event loop; a thread that writes has set `busy` and reads them only
     cdef uint32_t* offsets                 # `count` of them; NULL: not loaded
     cdef size_t capacity

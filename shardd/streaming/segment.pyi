@@ -50,6 +50,10 @@ class Segment:
     @property
     def has_sidecar(self) -> bool: ...
     @property
+    def known_count(self) -> int: ...
+    @property
+    def known_end(self) -> int: ...
+    @property
     def payload_bytes(self) -> int:
         """The encoded MsgProtos together."""
 
@@ -69,6 +73,14 @@ class Segment:
     def scan(self) -> str:
         """Read on to the end of the file. What was found there: "" for sound records only, "torn"
         for the rest of a write, "damaged" for what had once been committed; `end` is where.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+
+    def damaged(self) -> list[tuple[int, int]]:
+        """Reads every record that it is known to have; sequence and offset of each that is not as
+        it was written.
 
         Raises:
             StoreError: it cannot be read.

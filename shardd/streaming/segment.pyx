@@ -14,7 +14,7 @@ checksums tell a bad one.
 import os
 
 cimport cython
-from libc.errno cimport EACCES, EROFS
+from libc.errno cimport EACCES, EIO, EROFS
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -31,6 +31,7 @@ from shardd.streaming.records cimport (
     Scan,
     Scanned,
     find_witness,
+    is_record,
     read_exactly,
     scan_records,
 )
@@ -152,6 +153,7 @@ cdef class Segment:
             return False
         if sidecar_size != sizeof(Sidecar) + <uint64_t>sidecar.count * sizeof(uint32_t):
             return False
+        self.known_count, self.known_end = sidecar.count, sidecar.end
         if sidecar.end > size:
             return False
         self.count = sidecar.count
@@ -195,6 +197,40 @@ cdef class Segment:
         if result != SCAN_STOPPED:
             return ""
         return "damaged" if witness else "torn"
+
+    def damaged(self) -> list:
+        """Reads every record that it is known to have; sequence and offset of each that is not as
+        it was written."""
+        cdef uint32_t offset = 0
+        cdef size_t index, length
+        cdef size_t capacity = 0
+        cdef unsigned char* room = NULL
+        cdef unsigned char* larger
+        cdef int error
+        cdef bint sound
+        self.load_offsets()
+        self.open_to_read()
+        found = []
+        try:
+            for index in range(self.count):
+                offset = self.offsets[index]
+                length = self.end_of(index) - offset
+                if length > capacity:
+                    larger = <unsigned char*>realloc(room, length)
+                    if larger == NULL:
+                        raise MemoryError
+                    room, capacity = larger, length
+                if not read_exactly(self.fd, room, length, offset, &error):
+                    if error and error != EIO:
+                        raise _unreadable(self.path, error)
+                    sound = False
+                else:
+                    sound = is_record(room, length, self.first + index)
+                if not sound:
+                    found.append((self.first + index, offset))
+        finally:
+            free(room)
+        return found
 
     def keep(self, count: int) -> None:
         """Believe in the first so many records only."""

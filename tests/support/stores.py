@@ -3,11 +3,14 @@
 A store that is not in `STORES` fails a test of `tests/unit/test_store_contract.py`.
 """
 
+import contextlib
+import os
 import queue
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from shardd.config.streaming import FileOptions
 from shardd.streaming.file_store import FileStore
@@ -35,7 +38,7 @@ class StoreHarness(ABC):
     def make(self) -> Store:
         """The store, not yet recovered; each time with the same data."""
 
-    def __enter__(self) -> "StoreHarness":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,7 +111,22 @@ class FileHarness(StoreHarness):
         )
 
 
-STORES: Final[dict[str, type[StoreHarness]]] = {harness.name: harness for harness in (FileHarness,)}
+class UnsyncedFileHarness(FileHarness):
+    """The same when it does not wait for the disk."""
+
+    options = FileOptions(segment_bytes=2048, sync=False, auto_sync_s=0.001)
+
+
+STORES: Final[tuple[type[StoreHarness], ...]] = (FileHarness, UnsyncedFileHarness)
+
+
+@contextlib.contextmanager
+def quick_directory() -> Iterator[Path]:
+    """A directory in memory, where there is one: a sync costs nothing there."""
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="shardd-test-", dir=place) as directory:
+        yield Path(directory)
 
 
 def append_all(log: ChannelLog, messages: Sequence[bytes], now_ns: int = 1) -> list[int]:

@@ -143,6 +143,13 @@ LAYERS: Final = (
                 ("dialer", "main"),
                 ("alone",),
                 ("statistics",),
+                ("bus", "checksum", "log", "msgproto", "subjects"),
+                ("log_probe", "records", "store"),
+                ("segment", "state_db"),
+                ("file_log",),
+                ("file_recovery",),
+                ("file_store",),
+                ("verify",),
             )
         },
     ),
@@ -152,6 +159,7 @@ LAYERS: Final = (
             "cli": (
                 ("client", "flags", "servers"),
                 ("commands", "routes", "signals", "streaming"),
+                ("commands", "routes", "signals", "stream"),
                 ("start",),
                 ("main",),
             )
