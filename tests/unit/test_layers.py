@@ -118,6 +118,18 @@ LAYERS: Final = (
             "streaming": (
                 ("bus", "log", "protobuf", "subjects"),
                 ("messages", "store", "stored_messages"),
+                (
+                    {
+                        "client": (
+                            ("errors", "message", "options"),
+                            ("link",),
+                            ("pings",),
+                            ("session",),
+                            ("publisher", "subscription"),
+                            ("connection",),
+                        )
+                    },
+                ),
             )
         },
     ),
