@@ -4,6 +4,7 @@ A connection has one after the other if it comes back after a loss; each has inb
 its own, so that nothing of an older one is taken for the newer one's.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Final, Self, TypeVar
@@ -81,7 +82,8 @@ class Session:
     async def subscribe(self, request: SubscriptionRequest) -> str:
         """Asks for a subscription and returns where its acks go.
 
-        Raises as `open` does. After a timeout, whatever the server may have made is undone.
+        Raises as `open` does. After a timeout or when given up, what the server may have made is
+        undone.
         """
         text = "stan: subscribe request timeout"
         subject = self._response.sub_requests.decode()
@@ -90,6 +92,9 @@ class Session:
         except RequestTimeoutError as error:
             if not error.is_nobody_there:
                 await self._undo(request)
+            raise
+        except asyncio.CancelledError:
+            await self._undo(request)
             raise
         response = _read(SubscriptionResponse, data)
         return response.ack_inbox.decode()
