@@ -111,7 +111,9 @@ class NatsLink:
     async def close(self) -> None:
         """Closes the connection if it is ours."""
         if self._is_ours and not self._client.is_closed:
-            await self._client.close()
+            # nats-py tries to write what it still has, wherever the other end is.
+            with contextlib.suppress(OSError, nats.errors.Error):
+                await self._client.close()
 
     async def wait_connected(self, until: float) -> bool:
         """Whether NATS is connected, or is again before this moment of the loop's clock."""
