@@ -317,6 +317,39 @@ def test_a_publisher_that_waits_for_room_gives_up_in_time(play: Play) -> None:
     play(scenario)
 
 
+def test_messages_that_nobody_got_are_sent_again_in_order(play: Play) -> None:
+    async def scenario(it: Stage) -> None:
+        connection = await it.connect()
+        await it.double.stop("pub")
+        futures = [await connection.publish_async("a", b"%d" % number) for number in range(5)]
+        publisher: Any = connection._publisher
+        await wait_until_async(lambda: publisher._retry_timer, "the word that nobody is there")
+        await it.double.listen("pub")
+        for future in futures:
+            await future
+        assert [each.data for each in it.double.got["pub"]] == [b"0", b"1", b"2", b"3", b"4"]
+
+    play(scenario)
+
+
+def test_what_may_have_been_got_is_not_sent_again(play: Play) -> None:
+    async def scenario(it: Stage) -> None:
+        connection = await it.connect(publish_wait_s=SHORT_S * 10)
+        it.double.answers["pub"] = None
+        heard = await connection.publish_async("a", b"heard")
+        await it.double.wait_for("pub")
+        await it.double.stop("pub")
+        unheard = await connection.publish_async("a", b"unheard")
+        await connection.nats.flush()
+        await it.double.listen("pub")
+        for future in (heard, unheard):
+            with pytest.raises(PublishTimeoutError):
+                await future
+        assert not it.double.got["pub"]
+
+    play(scenario)
+
+
 def test_what_nats_does_not_carry_is_told_and_takes_no_room(play: Play) -> None:
     async def scenario(it: Stage) -> None:
         connection = await it.connect(publishes_in_flight_max=1)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from shardd.streaming.messages import (
     Ack,
@@ -31,6 +32,17 @@ from tests.support.waiting import wait_until_async
 CLUSTER_ID: Final = "double"
 ACK_INBOX: Final = "double.acks"
 
+LISTENS: Final[dict[str, tuple[str, type[Message]]]] = {
+    "connect": (f"_STAN.discover.{CLUSTER_ID}", ConnectRequest),
+    "ping": ("double.ping", Ping),
+    "sub": ("double.sub", SubscriptionRequest),
+    "unsub": ("double.unsub", UnsubscribeRequest),
+    "subclose": ("double.subclose", UnsubscribeRequest),
+    "close": ("double.close", CloseRequest),
+    "pub": ("double.pub.>", PubMsg),
+    "acks": (ACK_INBOX, Ack),
+}
+
 Answer = Message | bytes | None
 
 
@@ -41,6 +53,7 @@ class StreamingDouble:
     nats: Client
     got: dict[str, list[Any]] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
     early: MsgProto | None = None  # delivered to a subscriber before it is answered
 
     async def start(self) -> None:
@@ -63,14 +76,8 @@ class StreamingDouble:
             "pub": PubAck(),
             "acks": None,
         }
-        await self._listen("connect", f"_STAN.discover.{CLUSTER_ID}", ConnectRequest)
-        await self._listen("ping", "double.ping", Ping)
-        await self._listen("sub", "double.sub", SubscriptionRequest)
-        await self._listen("unsub", "double.unsub", UnsubscribeRequest)
-        await self._listen("subclose", "double.subclose", UnsubscribeRequest)
-        await self._listen("close", "double.close", CloseRequest)
-        await self._listen("pub", "double.pub.>", PubMsg)
-        await self._listen("acks", ACK_INBOX, Ack)
+        for kind in LISTENS:
+            await self.listen(kind)
         await self.nats.flush()
 
     async def wait_for(self, kind: str, count: int = 1) -> list[Any]:
@@ -82,8 +89,16 @@ class StreamingDouble:
         """Sends a message to a subscriber."""
         await self.nats.publish(inbox.decode(), message.encode())
 
-    async def _listen(self, kind: str, subject: str, message: type[Message]) -> None:
+    async def stop(self, kind: str) -> None:
+        """Hears no more of one kind, and returns when the NATS server knows."""
+        await self.subscriptions.pop(kind).unsubscribe()
+        await self.nats.flush()
+        await self.nats.flush()
+
+    async def listen(self, kind: str) -> None:
+        """Hears one kind, and forgets what it heard before."""
         self.got[kind] = []
+        subject, message = LISTENS[kind]
 
         async def take(raw: Msg) -> None:
             got = message.decode(raw.data)
@@ -101,7 +116,7 @@ class StreamingDouble:
                 data = answer if isinstance(answer, bytes) else answer.encode()
                 await self.nats.publish(raw.reply, data)
 
-        await self.nats.subscribe(subject, cb=take)
+        self.subscriptions[kind] = await self.nats.subscribe(subject, cb=take)
 
 
 async def is_anybody_at(nats: Client, inbox: str) -> bool:

@@ -111,8 +111,9 @@ class NatsLink:
     async def close(self) -> None:
         """Closes the connection if it is ours."""
         if self._is_ours and not self._client.is_closed:
-            # nats-py tries to write what it still has, wherever the other end is.
-            with contextlib.suppress(OSError, nats.errors.Error):
+            # nats-py tries to write what it still has, wherever the other end is; to a transport
+            # that is closed, which raises TypeError in some versions of Python 3.12 and 3.13.
+            with contextlib.suppress(OSError, TypeError, nats.errors.Error):
                 await self._client.close()
 
     async def wait_connected(self, until: float) -> bool:

@@ -1,6 +1,12 @@
-"""Messages on their way to the server: how many may be, whose ack came, whose did not in time."""
+"""Messages on their way to the server: how many may be, whose ack came, whose did not in time.
+
+While no streaming server listens (it starts, and its NATS server is up already), the NATS server
+says for each message that nobody got it, but not for which one. Once it has said so as often as
+there are messages without acks, it is true of all of them, and they are sent again, in order.
+"""
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -11,6 +17,7 @@ from nats.nuid import NUID
 
 from shardd.streaming.client.errors import (
     ConnectionClosedError,
+    NatsError,
     PublishTimeoutError,
     StreamingError,
     refusal,
@@ -27,10 +34,18 @@ Run = Callable[[AckCallback, str, StreamingError | None], None]
 _log: Final = logging.getLogger("shardd.streaming")
 
 
+# Between sending and sending again what nobody got: doubled each time, up to the second.
+_RETRY_S_MIN: Final = 0.05
+_RETRY_S_MAX: Final = 1.0
+
+
 @dataclass(slots=True)
 class _Pending:
     """A message that was sent and waits for its ack until a moment of the loop's clock."""
 
+    session: Session
+    subject: str
+    payload: bytes
     future: asyncio.Future[str]
     callback: AckCallback | None
     until: float
@@ -50,6 +65,10 @@ class Publisher:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._timer: asyncio.TimerHandle | None = None
+        self._unheard = 0  # at least so many of those that wait were got by nobody
+        self._retry_s = _RETRY_S_MIN
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._retry: asyncio.Task[None] | None = None
         self._guid_prefix = NUID().next().decode()
         self._sent = 0
 
@@ -86,34 +105,44 @@ class Publisher:
             data=data,
             conn_id=session.conn_id,
         )
+        subject = f"{session.pub_prefix}.{channel}"
         payload = message.encode()
         future: asyncio.Future[str] = loop.create_future()
-        self._pending[guid] = _Pending(future, callback, loop.time() + self._wait_s)
+        until = loop.time() + self._wait_s
+        self._pending[guid] = _Pending(session, subject, payload, future, callback, until)
         self._is_idle.clear()
         if self._timer is None:
             self._timer = loop.call_later(self._wait_s, self._expire)
         try:
-            await session.link.publish(
-                f"{session.pub_prefix}.{channel}", payload, session.ack_subject
-            )
+            await session.link.publish(subject, payload, session.ack_subject)
         except BaseException:
             self._take(guid)
             raise
         return future
 
-    def process_ack(self, data: bytes) -> None:
-        """Takes an ack from the server."""
-        try:
-            ack = PubAck.decode(data)
-        except ValueError as error:
-            _log.warning("a server sent a malformed ack of a message: %s", error)
-            return
-        self._settle(ack.guid, refusal(ack.error) if ack.error else None)
+    def process_ack(self, data: bytes | None) -> None:
+        """Takes an ack from the server, or, None, that nobody got a message."""
+        if data is None:
+            self._unheard += 1
+        else:
+            try:
+                ack = PubAck.decode(data)
+            except ValueError as error:
+                _log.warning("a server sent a malformed ack of a message: %s", error)
+                return
+            self._retry_s = _RETRY_S_MIN
+            self._settle(ack.guid, refusal(ack.error) if ack.error else None)
+        if self._unheard and self._retry is None and self._retry_timer is None:
+            self._consider_retry()
 
     def fail_all(self, error: ConnectionClosedError) -> None:
         """Tells everybody who waits that no ack will come."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
         for guid in list(self._pending):
             self._settle(guid, error)
+        self._unheard = 0
 
     def _settle(self, guid: bytes, error: StreamingError | None) -> None:
         pending = self._take(guid)
@@ -150,4 +179,36 @@ class Publisher:
             if pending.until > now:
                 self._timer = loop.call_at(pending.until, self._expire)
                 return
+            # Whether it was one that nobody got is not known: better too few of them than too many.
+            self._unheard = max(self._unheard - 1, 0)
             self._settle(guid, PublishTimeoutError())
+
+    def _is_nobody_there(self) -> bool:
+        """Whether every message that waits was got by nobody."""
+        return 0 < len(self._pending) <= self._unheard
+
+    def _consider_retry(self) -> None:
+        if self._is_nobody_there():
+            loop = asyncio.get_running_loop()
+            self._retry_timer = loop.call_later(self._retry_s, self._start_retry)
+            self._retry_s = min(self._retry_s * 2, _RETRY_S_MAX)
+
+    def _start_retry(self) -> None:
+        self._retry_timer = None
+        # A message that was published meanwhile brings an answer that leads here again.
+        if self._is_nobody_there():
+            self._unheard = 0
+            self._retry = asyncio.create_task(self._send_again(dict(self._pending)))
+
+    async def _send_again(self, messages: dict[bytes, _Pending]) -> None:
+        try:
+            for guid, pending in messages.items():
+                session = pending.session
+                with contextlib.suppress(NatsError):
+                    if await session.link.wait_connected(pending.until) and guid in self._pending:
+                        await session.link.publish(
+                            pending.subject, pending.payload, session.ack_subject
+                        )
+        finally:
+            self._retry = None
+            self._consider_retry()

@@ -20,7 +20,7 @@ from shardd.streaming.client.errors import (
     StreamingError,
     refusal,
 )
-from shardd.streaming.client.link import NatsLink
+from shardd.streaming.client.link import NatsLink, is_no_responders
 from shardd.streaming.client.options import ConnectionOptions
 from shardd.streaming.client.pings import Pinger
 from shardd.streaming.messages import (
@@ -33,7 +33,8 @@ from shardd.streaming.messages import (
     UnsubscribeRequest,
 )
 
-OnAck = Callable[[bytes], None]
+# Gets the payload of an ack; None is the NATS server's word that nobody got some message.
+OnAck = Callable[[bytes | None], None]
 OnLost = Callable[["Session", StreamingError], None]
 
 # The version of the protocol that has connection ids and pings.
@@ -134,7 +135,7 @@ class Session:
                 self._pinger.process_response(message)
 
         async def process_ack(message: Msg) -> None:
-            on_ack(message.data)
+            on_ack(None if is_no_responders(message) else message.data)
 
         link, options = self._link, self._options
         heartbeat_inbox, ping_inbox = link.client.new_inbox(), link.client.new_inbox()
