@@ -5,6 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -186,6 +187,17 @@ def test_publish_callbacks_hear_of_every_message(play: Play) -> None:
         assert [error for _, error in told] == [None] * 100
 
     play(scenario)
+
+
+def test_the_first_example_of_the_documentation_runs(
+    streaming_server: StreamingServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "streaming-client.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    example = example.replace("nats://localhost:4222", streaming_server.url)
+    example = example.replace('"orders"', f'"example.{uuid.uuid4().hex}"')
+    exec(compile(example, "streaming-client.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("1 ")
 
 
 # --- start positions -----------------------------------------------------------------------------

@@ -112,7 +112,7 @@ class Connection:
         self._lost_cb = lost_cb
         self._restored_cb = restored_cb
         self._error_cb = error_cb
-        self._publisher = Publisher(options, self._run_ack_callback)
+        self._publisher = Publisher(options, self._run)
         self._session: Session | None = None
         self._changed = asyncio.Event()  # set while there is a session or never will be one
         self._end: ConnectionClosedError | None = None
@@ -180,11 +180,6 @@ class Connection:
     async def flush(self) -> None:
         """Returns once every message published so far, and meanwhile, has its ack or has failed."""
         await self._publisher.wait_until_idle()
-
-    def _run_ack_callback(
-        self, callback: AckCallback, guid: str, error: StreamingError | None
-    ) -> None:
-        self._run(callback, guid, error)
 
     # --- subscribing -----------------------------------------------------------------------------
 

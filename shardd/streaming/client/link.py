@@ -26,6 +26,10 @@ _log: Final = logging.getLogger("shardd.streaming")
 # connection that the application made has others. So who waits for it looks at it this often.
 _LOOK_S: Final = 0.01
 
+# What nats-py raises when a connection breaks under it: also TypeError, from a transport that is
+# closed, in some versions of Python 3.12 and 3.13.
+_BROKEN: Final = (nats.errors.Error, OSError, TypeError)
+
 # Infinite, as in the Go client: the streaming connection's own pings decide when it is lost.
 _RECONNECTS: Final = -1
 
@@ -111,9 +115,8 @@ class NatsLink:
     async def close(self) -> None:
         """Closes the connection if it is ours."""
         if self._is_ours and not self._client.is_closed:
-            # nats-py tries to write what it still has, wherever the other end is; to a transport
-            # that is closed, which raises TypeError in some versions of Python 3.12 and 3.13.
-            with contextlib.suppress(OSError, TypeError, nats.errors.Error):
+            # nats-py tries to write what it still has, wherever the other end is.
+            with contextlib.suppress(*_BROKEN):
                 await self._client.close()
 
     async def wait_connected(self, until: float) -> bool:
@@ -136,19 +139,19 @@ class NatsLink:
             return await self._client.subscribe(
                 subject, cb=on_message, pending_msgs_limit=0, pending_bytes_limit=0
             )
-        except nats.errors.Error as error:
+        except _BROKEN as error:
             raise NatsError(_text_of(error)) from error
 
     async def unsubscribe(self, subscription: Subscription) -> None:
         """Ends one; one that ended with its connection is as good."""
-        with contextlib.suppress(nats.errors.Error):
+        with contextlib.suppress(*_BROKEN):
             await subscription.unsubscribe()
 
     async def publish(self, subject: str, payload: bytes, reply: str = "") -> None:
         """Sends a message. Raises NatsError."""
         try:
             await self._client.publish(subject, payload, reply=reply)
-        except nats.errors.Error as error:
+        except _BROKEN as error:
             raise NatsError(_text_of(error)) from error
 
     async def request(self, subject: str, payload: bytes, wait_s: float, text: str) -> bytes:
@@ -163,7 +166,7 @@ class NatsLink:
             raise RequestTimeoutError(text, is_nobody_there=True) from error
         except nats.errors.TimeoutError as error:
             raise RequestTimeoutError(text) from error
-        except nats.errors.Error as error:
+        except _BROKEN as error:
             raise NatsError(_text_of(error)) from error
         return answer.data
 

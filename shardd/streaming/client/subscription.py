@@ -319,10 +319,17 @@ class Subscription:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes it, unless it or its connection is closed."""
-        if not self._has_ended:
-            with contextlib.suppress(ConnectionClosedError):
-                await self.close()
+        """Closes it, unless it or its connection is closed; what goes wrong with that does not
+        hide what ended the block."""
+        if self._has_ended:
+            return
+        try:
+            await self.close()
+        except ConnectionClosedError:
+            pass
+        except StreamingError:
+            if error is None:
+                raise
 
 
 class _Iteration(AsyncIterator[StreamingMessage]):
