@@ -150,6 +150,20 @@ LAYERS: Final = (
                 ("file_recovery",),
                 ("file_store",),
                 ("verify",),
+                ("bus", "log", "protobuf", "subjects"),
+                ("messages", "store", "stored_messages"),
+                (
+                    {
+                        "client": (
+                            ("errors", "message", "options"),
+                            ("link",),
+                            ("pings",),
+                            ("session",),
+                            ("publisher", "subscription"),
+                            ("connection",),
+                        )
+                    },
+                ),
             )
         },
     ),
