@@ -141,17 +141,7 @@ LAYERS: Final = (
                 # what it runs on
                 ("engine", "stores", "tcp_bus"),
                 ("dialer", "main"),
-                ("alone",),
-                ("statistics",),
-                ("bus", "checksum", "log", "msgproto", "subjects"),
-                ("log_probe", "records", "store"),
-                ("segment", "state_db"),
-                ("file_log",),
-                ("file_recovery",),
-                ("file_store",),
-                ("verify",),
-                ("bus", "log", "protobuf", "subjects"),
-                ("messages", "store", "stored_messages"),
+                ("alone", "statistics", "verify"),
                 (
                     {
                         "client": (
@@ -172,8 +162,7 @@ LAYERS: Final = (
         {
             "cli": (
                 ("client", "flags", "servers"),
-                ("commands", "routes", "signals", "streaming"),
-                ("commands", "routes", "signals", "stream"),
+                ("commands", "routes", "signals", "stream", "streaming"),
                 ("start",),
                 ("main",),
             )
@@ -225,44 +214,6 @@ SANS_IO: Final = frozenset(
         "router.subject",
         "router.sublist",
         "router.table",
-        "streaming.admin",
-        "streaming.batch",
-        "streaming.burial",
-        "streaming.bus",
-        "streaming.client_wire",
-        "streaming.bus_probe",
-        "streaming.channel",
-        "streaming.channels",
-        "streaming.clients",
-        "streaming.connecting",
-        "streaming.core",
-        "streaming.followers",
-        "streaming.inflight",
-        "streaming.inquiries",
-        "streaming.limits_of",
-        "streaming.log",
-        "streaming.membership",
-        "streaming.memory_log",
-        "streaming.memory_store",
-        "streaming.messages",
-        "streaming.pb",
-        "streaming.pool",
-        "streaming.protobuf",
-        "streaming.checksum",
-        "streaming.msgproto",
-        "streaming.queue_group",
-        "streaming.receiver",
-        "streaming.recovery",
-        "streaming.schedule",
-        "streaming.server",
-        "streaming.statistics",
-        "streaming.store",
-        "streaming.stored_messages",
-        "streaming.subjects",
-        "streaming.subscribing",
-        "streaming.subscription",
-        "streaming.texts",
-        "streaming.traffic",
         "transform",
         "router.trie",
         "timers",
@@ -271,6 +222,16 @@ SANS_IO: Final = frozenset(
         "wire",
         "worker.info",
         "worker.session",
+        *(
+            f"streaming.{name}"
+            for name in (
+                "admin batch burial bus bus_probe channel channels checksum client_wire clients "
+                "connecting core followers inflight inquiries limits_of log membership memory_log "
+                "memory_store messages msgproto pb pool protobuf queue_group receiver recovery "
+                "schedule server statistics store stored_messages subjects subscribing "
+                "subscription texts traffic"
+            ).split()
+        ),
     }
 )
 
