@@ -35,9 +35,13 @@ from shardd.streaming.mesh_bus import MeshBus
 from shardd.streaming.server import StreamingServer
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.stores import open_store
+from shardd.topology import Topology
 
 _TICK_S: Final = 0.05
 _SEED_BYTES: Final = 16
+# How long other hosts are waited for at a start, and how long their interest after their names.
+_ROUTES_S: Final = 1.0
+_ROUTE_INTEREST_S: Final = 0.1
 
 log = logging.getLogger("shardd.streaming")
 
@@ -64,6 +68,10 @@ class StreamingWorker:
         self._is_serving = False
         self._is_ready = False
         self._is_stopping = False
+        # A lead that is the first one asks whether it is alone, also on hosts that are dialed now.
+        dials = slot == setup.streaming_first and setup.slots.incarnation(slot) == 1
+        wait_s = _ROUTES_S if dials and setup.config.route_urls else 0.0
+        self._routes_until = time.monotonic() + wait_s
         self._epoch = 0
         self._others: dict[int, int] = {}  # incarnations of the pool's other workers, by slot
         self._orders = setup.orders[slot].receiver()
@@ -98,7 +106,9 @@ class StreamingWorker:
 
     def start(self) -> None:
         """Join the mesh."""
-        self._control.start(self._mesh.on_message, self._on_control, lambda _client, _ms: None)
+        self._control.start(
+            self._mesh.on_message, self._on_control, lambda _client, _ms: None, self._on_topology
+        )
         self._loop.add_reader(self._doorbells[self._slot].fd, self._on_doorbell)
         self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -163,13 +173,23 @@ class StreamingWorker:
 
     def _begin(self) -> None:
         """Serve as soon as everybody is known; be ready as soon as clients can be served."""
-        if self._recovered is not None and self._mesh.knows_all():
+        if self._recovered is not None and self._mesh.knows_all() and self._has_looked_around():
             recovered, self._recovered = self._recovered, None
             self._engine.start(recovered, self._on_serving)
         must_tell = self._is_serving and not self._is_ready and not self._is_stopping
         if must_tell and self._mesh.is_complete():
             self._is_ready = True
             self._notify_supervisor()
+
+    def _has_looked_around(self) -> bool:
+        """Whether other hosts had the time to say what they want: one of them may have a server
+        with the same cluster ID, which the lead is about to ask for."""
+        return time.monotonic() >= self._routes_until
+
+    def _on_topology(self, content: tuple[Any, ...]) -> None:
+        """The router tells of other hosts; what they want follows at once."""
+        if Topology.of(content).urls:
+            self._routes_until = min(self._routes_until, time.monotonic() + _ROUTE_INTEREST_S)
 
     def _on_serving(self, error: str) -> None:
         if error:

@@ -157,11 +157,11 @@ class Pool:
     def _sids(worker: Worker, subject: bytes) -> list[int]:
         found = []
         for sid, pattern in worker.bus.subscribed.items():
-            if pattern == subject:
-                found.append(sid)
-            elif pattern.endswith(b".>") and subject.startswith(pattern[:-1]):
-                found.append(sid)
-            elif pattern.endswith(b".*") and subject.rpartition(b".")[0] == pattern[:-2]:
+            if (
+                pattern == subject
+                or (pattern.endswith(b".>") and subject.startswith(pattern[:-1]))
+                or (pattern.endswith(b".*") and subject.rpartition(b".")[0] == pattern[:-2])
+            ):
                 found.append(sid)
         return found
 

@@ -8,8 +8,8 @@ from shardd.errors import InternalError
 from shardd.router.dispatch import Dispatcher
 from shardd.router.local import LocalClient
 from shardd.router.sublist import Sublist
-from shardd.streaming.receiver_probe import ReceiverProbe, publish_pieces
 from shardd.streaming.mesh_bus import MeshBus
+from shardd.streaming.receiver_probe import ReceiverProbe, publish_pieces
 from tests.support.mesh_host import RING_BYTES, Host, Member
 
 Delivery = tuple[int, bytes, bytes, bytes, bytes]
