@@ -6,7 +6,6 @@ store before it connects for the first time, and leaves it to whoever started it
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from typing import Final
@@ -19,13 +18,11 @@ from shardd.config.streaming import StreamingOptions
 from shardd.errors import BootError, ConfigError, ExitCode, StoreError
 from shardd.runfiles import write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
-from shardd.streaming.engine import Engine
 from shardd.streaming.main import recover, run_loop
-from shardd.streaming.server import StreamingServer
+from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.tcp_bus import TcpBus
 
-_SEED_BYTES: Final = 16
 _CLOSE_S: Final = 0.05  # for what is written last to leave
 
 log = logging.getLogger("shardd.streaming")
@@ -45,15 +42,13 @@ class Alone:
         self._fault: BaseException | None = None
         self._recovered: Recovered | None = recovered
         self._is_stopping = False
-        self._is_ready = False
         self.exit_code = ExitCode.CLEAN
         self._bus = TcpBus()
         name = f"_NSS-{options.cluster_id}-general"
         self._dialer = Dialer(self._bus, options.nats, name, self._on_connected)
         self._task: asyncio.Task[None] | None = None
-        self._server = StreamingServer(options, store, self._bus, 0, 1, os.urandom(_SEED_BYTES))
-        self._engine = Engine(loop, self._bus, store, self._server, self._bus.finish)
-        self._server.on_wake = self._engine.wake
+        self._served = Served(options, self._bus, store, 0, loop, self._bus.finish, self.fail)
+        self._dialer.on_servers = self._served.servers_changed
 
     def start(self) -> None:
         """Begin to connect."""
@@ -67,13 +62,12 @@ class Alone:
     def _on_connected(self, _: NatsUrl) -> None:
         if self._recovered is not None and not self._is_stopping:
             recovered, self._recovered = self._recovered, None
-            self._engine.start(recovered, self._on_ready)
+            self._served.start(recovered, self._on_ready)
 
     def _on_ready(self, error: str) -> None:
         if error:
             self.fail(StoreError(error))
             return
-        self._is_ready = True
         log.info("STREAM: Streaming Server is ready")
 
     def _on_end(self, task: "asyncio.Task[None]") -> None:
@@ -88,7 +82,7 @@ class Alone:
         log.info("Initiating Shutdown...")
         if number == signal.SIGTERM:
             self.exit_code = ExitCode.STREAMING_TERMINATED
-        self._engine.stop(self._stopped)
+        self._served.engine.stop(self._stopped)
 
     def _stopped(self) -> None:
         if self._task is not None:
@@ -111,7 +105,7 @@ class Alone:
 
     def fail(self, fault: BaseException) -> None:
         """Something that must not happen has happened; or the operator has to change something."""
-        if isinstance(fault, BootError | StoreError | ConfigError) and not self._is_ready:
+        if isinstance(fault, BootError | StoreError | ConfigError):
             log.critical("STREAM: %s", fault)
             self.exit_code = ExitCode.CONFIGURATION
         else:

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from shardd.auth.seeds import Signer, UserCredentials, read_credentials, read_seed
@@ -145,6 +145,8 @@ class Dialer:
         self._needs_tls = options.tls_required or any(url.is_encrypted for url in self._urls)
         self._context = tls_context(options)
         self._learned: list[NatsUrl] = []
+        # Called when the servers have changed that a server tells of.
+        self.on_servers: Callable[[], object] | None = None
         self._said_at: dict[str, float] = {}
 
     async def run(self) -> None:
@@ -162,11 +164,11 @@ class Dialer:
                 log.info("STREAM: Connected to NATS at %s", url)
                 self._on_connected(url)
                 await self._watch(link, lost)
-                error = lost.result()
+                why = lost.result()
                 log.warning(
                     "STREAM: Lost the connection to NATS at %s: %s",
                     url,
-                    error_text(error) if isinstance(error, OSError) else error or "closed",
+                    error_text(why) if isinstance(why, OSError) else why or "closed",
                 )
             await asyncio.sleep(RECONNECT_S)
 
@@ -177,16 +179,17 @@ class Dialer:
         first: asyncio.Future[dict[str, Any]] = loop.create_future()
         answer: asyncio.Future[None] = loop.create_future()
         link.on_info = lambda text: self._on_info(text, first)
-        link.on_pong = lambda: answer.done() or answer.set_result(None)
+        link.on_pong = lambda: None if answer.done() else answer.set_result(None)
         link.on_error = lambda text: _refuse(text, first, answer)
         link.on_lost = lambda error: _end(error, first, answer, lost)
-        transport, _ = await loop.create_connection(lambda: link, url.host, url.port)
+        protocol = cast(asyncio.BaseProtocol, link)  # it has all that uvloop asks for
+        transport, _ = await loop.create_connection(lambda: protocol, url.host, url.port)
         try:
             info = await first
             if self._needs_tls or info.get("tls_required"):
                 name = self._options.tls_server_name or url.host
                 transport = await loop.start_tls(  # type: ignore[assignment]
-                    transport, link, self._context, server_hostname=name
+                    transport, protocol, self._context, server_hostname=name
                 )
                 link.transport = transport
             transport.write(self._connect_line(url, info) + b"PING\r\n")
@@ -238,12 +241,14 @@ class Dialer:
         urls = info.get("connect_urls")
         if isinstance(urls, list):
             known = {(url.host, url.port) for url in self._urls}
-            self._learned = []
+            before, self._learned = self._learned, []
             for each in urls:
                 with contextlib.suppress(ValueError):
                     url = parse_nats_url(str(each))
                     if (url.host, url.port) not in known:
                         self._learned.append(url)
+            if self._learned != before and self.on_servers is not None:
+                self.on_servers()
         if not first.done():
             first.set_result(info)
 

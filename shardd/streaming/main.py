@@ -30,15 +30,13 @@ from shardd.router.ring import Producer
 from shardd.router.sublist import Sublist
 from shardd.slots import State
 from shardd.streaming import pool
-from shardd.streaming.engine import Engine
 from shardd.streaming.mesh_bus import MeshBus
-from shardd.streaming.server import StreamingServer
+from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.stores import open_store
 from shardd.topology import Topology
 
 _TICK_S: Final = 0.05
-_SEED_BYTES: Final = 16
 # How long other hosts are waited for at a start, and how long their interest after their names.
 _ROUTES_S: Final = 1.0
 _ROUTE_INTEREST_S: Final = 0.1
@@ -91,16 +89,9 @@ class StreamingWorker:
             setup.account_ids[options.account],
             pool.PREFIX,
         )
-        self._server = StreamingServer(
-            options,
-            store,
-            self._bus,
-            slot - setup.streaming_first,
-            options.workers,
-            os.urandom(_SEED_BYTES),
-        )
-        self._engine = Engine(loop, self._bus, store, self._server, self._finish)
-        self._server.on_wake = self._engine.wake
+        index = slot - setup.streaming_first
+        self._served = Served(options, self._bus, store, index, loop, self._finish, self.fail)
+        self._engine, self._server = self._served.engine, self._served.server
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -133,7 +124,7 @@ class StreamingWorker:
 
     def fail(self, fault: BaseException) -> None:
         """Something that must not happen has happened; or the operator has to change something."""
-        if isinstance(fault, BootError | StoreError) and not self._is_ready:
+        if isinstance(fault, BootError | StoreError):
             log.critical("STREAM: %s", fault)
             self.exit_code = ExitCode.CONFIGURATION
         else:
@@ -175,7 +166,7 @@ class StreamingWorker:
         """Serve as soon as everybody is known; be ready as soon as clients can be served."""
         if self._recovered is not None and self._mesh.knows_all() and self._has_looked_around():
             recovered, self._recovered = self._recovered, None
-            self._engine.start(recovered, self._on_serving)
+            self._served.start(recovered, self._on_serving)
         must_tell = self._is_serving and not self._is_ready and not self._is_stopping
         if must_tell and self._mesh.is_complete():
             self._is_ready = True
@@ -190,6 +181,7 @@ class StreamingWorker:
         """The router tells of other hosts; what they want follows at once."""
         if Topology.of(content).urls:
             self._routes_until = min(self._routes_until, time.monotonic() + _ROUTE_INTEREST_S)
+        self._served.servers_changed()
 
     def _on_serving(self, error: str) -> None:
         if error:

@@ -425,3 +425,37 @@ def test_replay_over_tcp_is_complete_and_in_order(tmp_path: Path) -> None:
             run(scenario)
     finally:
         server.stop()
+
+
+def test_two_pools_share_the_channels_of_one_cluster_id(tmp_path: Path) -> None:
+    def file_of(name: str, *entries: str) -> str:
+        path = tmp_path / f"{name}.conf"
+        channels = ", ".join(f'"{entry}": {{}}' for entry in entries)
+        path.write_text(f"partitioning: true\nstore_limits {{ channels {{ {channels} }} }}\n")
+        return str(path)
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    server = make_broker("nats-server")
+    server.start()
+    nats = ("--nats", server.url)
+    try:
+        with (
+            alone_with(tmp_path / "one", *nats, "-sc", file_of("first", "foo.*", "bar")),
+            alone_with(tmp_path / "two", *nats, "-sc", file_of("second", "more.>")),
+        ):
+            text = 'channel "foo.baz" causes conflict with channels on server "'
+            assert text in refused("streaming", *nats, "-sc", file_of("third", "x", "foo.baz"))
+
+            async def scenario() -> None:
+                async with client_of(server.url) as connection:
+                    for channel in ("foo.a", "more.a.b", "bar"):
+                        got: list[int] = []
+                        await connection.subscribe(channel, lambda m, to=got: to.append(m.sequence))
+                        for _ in range(3):
+                            await connection.publish(channel, b"x")
+                        await wait_until_async(lambda got=got: got == [1, 2, 3], channel)  # type: ignore[misc]
+
+            run(scenario)
+    finally:
+        server.stop()

@@ -139,7 +139,9 @@ LAYERS: Final = (
                 ("membership",),
                 ("server",),
                 # what it runs on
-                ("engine", "stores", "tcp_bus"),
+                ("engine", "partition_bus", "stores", "tcp_bus"),
+                ("partitioning",),
+                ("served",),
                 ("dialer", "main"),
                 ("alone", "statistics", "verify"),
                 (
