@@ -150,6 +150,14 @@ class Core:
 
     def _on_done(self, result: CommitResult) -> None:
         self._result = result
+        for name, text in result.failed_channels.items():
+            log.error("channel %r: messages could not be stored: %s", name, text)
+            channel = self.channels.get(name)
+            if channel is not None:
+                channel.clamp()
+                # What was appended since the commit began has been taken back as well; what comes
+                # from now on has not.
+                self.receiver.batch.refuse(self.bus, channel, text)
         if self.on_wake is not None:
             self.on_wake()
 
@@ -159,15 +167,11 @@ class Core:
         assert result is not None
         assert batch is not None
         self._result = self._committing = None
-        failed: dict[Channel, str] = {}
-        for name, text in result.failed_channels.items():
-            log.error("channel %r: messages could not be stored: %s", name, text)
-            channel = self.channels.get(name)
-            if channel is not None:
-                failed[channel] = text
-                channel.clamp()
-                # What was appended since then has been taken back as well.
-                self.receiver.batch.refuse(self.bus, channel, text)
+        failed = {
+            self.channels[name]: text
+            for name, text in result.failed_channels.items()
+            if name in self.channels
+        }
         for channel in batch.channels:
             if channel.batch is batch:
                 channel.batch = None

@@ -147,7 +147,9 @@ class StoreForTests(Store):
         assert self._on_done is not None, "no commit is under way"
         on_done, self._on_done = self._on_done, None
         changes, logs = self._under_way
-        failed = failed or {}
+        asked = failed or {}
+        # Only what was to be written can fail.
+        failed = {log.name: asked[log.name] for log, _ in logs if log.name in asked}
         for log, sequence in logs:
             if log.name in failed:
                 log.take_back()

@@ -138,6 +138,12 @@ class Pool:
         self.run()
         assert self.worker(index).ready == [""]
 
+    def save(self) -> None:
+        """Every position is stored, without waiting for its time."""
+        for worker in self.alive:
+            worker.server.stop()
+        self.run()
+
     def crash(self) -> None:
         """The whole server, and again."""
         self.workers = [None] * self.workers_count
