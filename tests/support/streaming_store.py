@@ -20,7 +20,7 @@ from shardd.streaming.store import (
     SubscriptionRow,
 )
 
-Change = Callable[["Kept"], None]
+Change = Callable[["Kept"], object]
 
 
 @dataclass
@@ -96,7 +96,7 @@ class StoreForTests(Store):
 
     def forget_client(self, client_id: str) -> None:
         """Queued."""
-        self._changes.append(lambda kept: kept.clients.pop(client_id, None) and None)
+        self._changes.append(lambda kept: kept.clients.pop(client_id, None))
 
     def save_subscription(self, channel: bytes, row: SubscriptionRow) -> None:
         """Queued."""
@@ -107,7 +107,7 @@ class StoreForTests(Store):
     def forget_subscription(self, channel: bytes, subscription_id: int) -> None:
         """Queued."""
         self._changes.append(
-            lambda kept: kept.subscriptions.get(channel, {}).pop(subscription_id, None) and None
+            lambda kept: kept.subscriptions.get(channel, {}).pop(subscription_id, None)
         )
 
     def save_position(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shardd.errors import StoreError
 from shardd.config.streaming import StreamingOptions
+from shardd.errors import StoreError
 from shardd.streaming.store import SubscriptionRow
 from tests.support.streaming_worker import Pool, Worker
 
