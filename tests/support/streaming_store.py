@@ -38,6 +38,7 @@ class StoreForTests(Store):
 
     def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept or Kept()
+        self.make_log: type[MemoryLog] = MemoryLog
         self.refuse_channels = ""  # the text with which no channel is made
         self._changes: list[Change] = []
         self._changed: list[MemoryLog] = []
@@ -66,7 +67,7 @@ class StoreForTests(Store):
         """A new log, unless refused."""
         if self.refuse_channels:
             raise StoreError(self.refuse_channels)
-        log = MemoryLog(name, self._note_changed)
+        log = self.make_log(name, self._note_changed)
         self._changes.append(lambda kept: kept.logs.update({name: log}))
         return log
 

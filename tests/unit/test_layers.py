@@ -116,10 +116,10 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "log", "pool", "protobuf", "schedule", "subjects", "texts"),
-                ("bus_probe", "limits_of", "messages", "pb", "store", "stored_messages"),
+                ("bus", "log", "protobuf", "schedule", "subjects", "texts"),
+                ("limits_of", "messages", "pb", "pool", "store", "stored_messages"),
                 ("inflight", "memory_log", "traffic"),
-                ("memory_store", "subscription"),
+                ("bus_probe", "memory_store", "subscription"),
                 ("clients", "queue_group"),
                 ("channel",),
                 ("batch",),
