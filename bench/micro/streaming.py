@@ -1,8 +1,9 @@
 """What a message costs in the streaming core, with a store in memory and a bus that goes nowhere:
 `python -m bench.micro.streaming`.
 
-Publishing: PubMsg in, appended, committed, PubAck out. Delivering: out of the log to one subscriber,
-its ack in. The store and NATS come on top of both. Printed is the best of several rounds.
+Publishing: PubMsg in, appended, committed, PubAck out. Delivering: out of the log to one
+subscriber, its ack in. The store and NATS come on top of both. Printed is the best of several
+rounds.
 """
 
 import time

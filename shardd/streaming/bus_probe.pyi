@@ -5,6 +5,7 @@ from typing import final
 
 from shardd.streaming.bus import Bus
 from shardd.streaming.log import ChannelLog
+from shardd.streaming.memory_log import MemoryLog
 
 @final
 class ProbeBus(Bus):
@@ -28,6 +29,13 @@ class ProbeBus(Bus):
         self, sid: int, subject: bytes, payload: bytes, reply: bytes, times: int
     ) -> None: ...
     def hand_each(self, sid: int, subject: bytes, payloads: list[bytes]) -> None: ...
+
+@final
+class SlowLog(MemoryLog):
+    loaded: int
+    @property
+    def asked(self) -> int: ...
+    def load(self, sequence: int) -> None: ...
 
 def found_in(log: ChannelLog, sequence: int) -> tuple[int, int, bytes] | None: ...
 def append_in(log: ChannelLog, now_ns: int, reply: bytes, data: bytes) -> int: ...

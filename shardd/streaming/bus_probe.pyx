@@ -10,7 +10,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.string cimport memset
 
 from shardd.streaming.bus cimport Incoming, Outgoing, Receiver
-from shardd.streaming.log cimport ChannelLog, FOUND_MESSAGE, Stored
+from shardd.streaming.log cimport ChannelLog, FOUND_LATER, FOUND_MESSAGE, Found, Stored
+from shardd.streaming.memory_log cimport MemoryLog
 
 
 cdef Incoming incoming_of(bytes subject, bytes reply, bytes header, bytes payload) noexcept:
@@ -112,6 +113,22 @@ cdef class ProbeBus(Bus):
         for payload in payloads:
             message = incoming_of(subject, b"", b"", payload)
             receiver.receive(sid, &message)
+
+
+@cython.final
+cdef class SlowLog(MemoryLog):
+    """A log that has to fetch what is beyond `loaded`, as a file's lazily mapped segments."""
+
+    cdef Found find(self, uint64_t sequence, Stored* stored) except *:
+        if max(sequence, self.first) > self.loaded and sequence <= self.last:
+            self.asked += 1
+            return FOUND_LATER
+        return MemoryLog.find(self, sequence, stored)
+
+    def load(self, uint64_t sequence) -> None:
+        """Fetched up to there."""
+        self.loaded = sequence
+        self.on_loaded()
 
 
 def found_in(ChannelLog log not None, sequence: int) -> tuple[int, int, bytes] | None:

@@ -89,6 +89,7 @@ class Channels:
         core = self._core
         del core.channels[name]
         core.receiver.forget()
+        channel.subscriptions.clear()  # whose positions nobody is to save any more
         if self._names.get(name.lower()) == name:
             del self._names[name.lower()]
         core.store.delete_channel(name)

@@ -37,6 +37,7 @@ class Clients:
     def __init__(self, by_id: dict[bytes, Client], by_connection: dict[bytes, Client]) -> None:
         self._by_id = by_id
         self._by_connection = by_connection
+        self._numbers: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -56,6 +57,7 @@ class Clients:
         """A client whose id nobody else has."""
         client = Client(row, number)
         self._by_id[row.client_id.encode()] = client
+        self._numbers.add(number)
         if row.connection_id:
             self._by_connection[row.connection_id] = client
         return client
@@ -66,3 +68,8 @@ class Clients:
             del self._by_id[client.row.client_id.encode()]
         if self._by_connection.get(client.row.connection_id) is client:
             del self._by_connection[client.row.connection_id]
+        self._numbers.discard(client.number)
+
+    def has_number(self, number: int) -> bool:
+        """Whether it is the number of a client; asked at the lead, which gives them."""
+        return number in self._numbers

@@ -20,9 +20,9 @@ from shardd.streaming.messages import (
     Ping,
     PingResponse,
 )
+from shardd.streaming.pool import is_inbox
 from shardd.streaming.schedule import Timer
 from shardd.streaming.store import ClientRow
-from shardd.streaming.subjects import is_literal
 from shardd.streaming.subscribing import Subscribing
 
 log = logging.getLogger("shardd.streaming")
@@ -64,7 +64,7 @@ class Connecting:
         except ValueError:
             self._refuse(reply, texts.INVALID_CONNECTION)
             return
-        if not is_literal(request.heartbeat_inbox):
+        if not is_inbox(request.heartbeat_inbox):
             self._refuse(reply, texts.INVALID_CONNECTION)
         elif not _CLIENT_ID.fullmatch(request.client_id):
             self._refuse(reply, texts.INVALID_CLIENT_ID)
@@ -144,11 +144,20 @@ class Connecting:
         self._core.respond(reply, response.encode())
 
     def register(self, row: ClientRow) -> Client:
-        """A client from now on, or again after a restart."""
+        """A client from now on."""
         self._numbers += 1
         client = self._core.clients.add(row, self._numbers)
         self._beat_in(client, self._interval_ms)
         return client
+
+    def recover(self, row: ClientRow) -> None:
+        """A client that was one before the server was started; not all are asked at once."""
+        if not is_inbox(row.heartbeat_inbox):
+            log.warning("client %s: dropped, its heartbeat inbox is none", row.client_id)
+            self._core.store.forget_client(row.client_id)
+            return
+        client = self.register(row)
+        self._beat_in(client, self._interval_ms * (64 + client.number % 64) // 128)
 
     def _refuse(self, reply: bytes, error: str) -> None:
         self._core.respond(reply, ConnectResponse(error=error).encode())

@@ -63,6 +63,7 @@ class Core:
         self._save_ms = 0  # when positions are saved next; 0: nothing to save
         self._retry_ms = 0
         self._last_error = ""
+        self._failing: set[bytes] = set()  # channels whose last commit failed
 
     @property
     def is_lead(self) -> bool:
@@ -150,6 +151,16 @@ class Core:
 
     def _on_done(self, result: CommitResult) -> None:
         self._result = result
+        for name, text in result.failed_channels.items():
+            if name not in self._failing:
+                self._failing.add(name)  # said once, not with every commit
+                log.error("channel %r: messages cannot be stored: %s", name, text)
+            channel = self.channels.get(name)
+            if channel is not None:
+                channel.clamp()
+                # What was appended since the commit began has been taken back as well; what comes
+                # from now on has not.
+                self.receiver.batch.refuse(self.bus, channel, text)
         if self.on_wake is not None:
             self.on_wake()
 
@@ -159,16 +170,15 @@ class Core:
         assert result is not None
         assert batch is not None
         self._result = self._committing = None
-        failed: dict[Channel, str] = {}
-        for name, text in result.failed_channels.items():
-            log.error("channel %r: messages could not be stored: %s", name, text)
-            channel = self.channels.get(name)
-            if channel is not None:
-                failed[channel] = text
-                channel.clamp()
-                # What was appended since then has been taken back as well.
-                self.receiver.batch.refuse(self.bus, channel, text)
+        failed = {
+            self.channels[name]: text
+            for name, text in result.failed_channels.items()
+            if name in self.channels
+        }
         for channel in batch.channels:
+            if channel.name in self._failing and channel not in failed:
+                self._failing.discard(channel.name)
+                log.info("channel %r: messages are stored again", channel.name)
             if channel.batch is batch:
                 channel.batch = None
             channel.wake()

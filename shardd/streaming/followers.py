@@ -98,9 +98,7 @@ class Followers:
         key = message.what, message.number
         if key in self._waits:
             self._mark(key, message.worker)
-        elif message.what == "closed" and any(
-            client.number == message.number for client in self._core.clients
-        ):
+        elif message.what == "closed" and self._core.clients.has_number(message.number):
             self._early.setdefault(key, set()).add(message.worker)
 
     def _mark(self, key: tuple[str, int], worker: int) -> None:

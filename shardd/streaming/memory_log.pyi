@@ -1,11 +1,9 @@
 """A log in memory: the Python face."""
 
 from collections.abc import Callable
-from typing import final
 
 from shardd.streaming.log import ChannelLog
 
-@final
 class MemoryLog(ChannelLog):
     def __init__(self, name: bytes, changed: Callable[[MemoryLog], object]) -> None: ...
     def begin_commit(self) -> int: ...

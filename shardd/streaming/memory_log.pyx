@@ -5,7 +5,6 @@ It keeps nothing over a restart. What is appended becomes visible with `commit`,
 so that whoever works with it cannot tell the difference.
 """
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free, malloc
 
@@ -15,7 +14,6 @@ from shardd.streaming.pb cimport MsgProto, message_size, write_message
 cdef size_t SIZE_MIN = 16
 
 
-@cython.final
 cdef class MemoryLog(ChannelLog):
     """One channel. `changed` is called with the log when its first message since the last commit is
     appended."""

@@ -270,10 +270,10 @@ cdef uint32_t[256] crc_table
 
 cdef void fill_crc_table() noexcept nogil:
     cdef uint32_t value
-    cdef unsigned int byte, bit
+    cdef unsigned int byte
     for byte in range(256):
         value = byte
-        for bit in range(8):
+        for _ in range(8):
             value = value >> 1 ^ (<uint32_t>0xedb88320 if value & 1 else <uint32_t>0)
         crc_table[byte] = value
 

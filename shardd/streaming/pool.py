@@ -13,11 +13,19 @@ from typing import Any, Final
 
 import msgpack
 
+from shardd.streaming.subjects import is_literal
+
 LEAD: Final = 0
 
 # The bus keeps subjects that begin like this from everybody but the workers of the pool.
 PREFIX: Final = b"_SHARDD.streaming."
 ALL: Final = PREFIX + b"all"
+
+
+def is_inbox(subject: bytes) -> bool:
+    """Whether the server may publish where a client says: one subject, and none of the pool's."""
+    return is_literal(subject) and not subject.startswith(PREFIX)
+
 
 # So many clients or channels travel in one message: it stays far below the largest payload.
 ENTRIES_MAX: Final = 500

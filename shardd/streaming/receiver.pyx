@@ -15,7 +15,7 @@ from shardd.streaming.pb cimport Ack, parse_ack, parse_pub_msg, partition_of_c
 from shardd.streaming.subscription cimport Subscription
 
 from shardd.errors import StoreError
-from shardd.streaming import pb
+from shardd.streaming import pb, pool
 from shardd.streaming.subjects import PARTITIONS, is_channel
 from shardd.streaming.texts import INVALID_PUBLISH
 
@@ -51,6 +51,9 @@ POOL_PUBLISH = SID_POOL_PUBLISH
 ACKS = SID_ACKS
 DYNAMIC = SID_DYNAMIC
 
+# Subjects in which the workers of a pool talk to each other.
+cdef bytes RESERVED = pool.PREFIX
+
 assert SID_ACKS + PARTITIONS <= SID_ACKS_END
 
 
@@ -84,6 +87,16 @@ cdef class StreamingReceiver(Receiver):
         cdef const unsigned char* at
         cdef const unsigned char* start
         cdef uint64_t number = 0
+        cdef Incoming bare
+        if (
+            message.reply_len >= <size_t>PyBytes_GET_SIZE(RESERVED)
+            and sid != SID_POOL_PUBLISH
+            and memcmp(message.reply, PyBytes_AS_STRING(RESERVED), PyBytes_GET_SIZE(RESERVED)) == 0
+        ):
+            # A client wants its answer where only the workers of the pool are heard.
+            bare = message[0]
+            bare.reply_len = 0
+            message = &bare
         if SID_ACKS <= sid < SID_ACKS_END:
             start = message.subject
             at = start + message.subject_len

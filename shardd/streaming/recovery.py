@@ -13,8 +13,9 @@ from shardd.streaming import texts
 from shardd.streaming.channel import Channel
 from shardd.streaming.channels import Channels
 from shardd.streaming.core import Core
+from shardd.streaming.pool import is_inbox
 from shardd.streaming.store import Recovered, RecoveredChannel, ServerRow
-from shardd.streaming.subjects import is_literal, partition_of, subjects_of
+from shardd.streaming.subjects import partition_of, subjects_of
 from shardd.streaming.subscribing import Subscribing
 from shardd.streaming.subscription import Subscription
 
@@ -86,7 +87,7 @@ class Recovery:
             client = core.clients.find(row.client_id)
             if subscription.is_offline:
                 continue
-            if client is None or row.client_id in closed or not is_literal(row.inbox):
+            if client is None or row.client_id in closed or not is_inbox(row.inbox):
                 lost.append(subscription)
             else:
                 self._subscribing.register(subscription, client)

@@ -123,7 +123,7 @@ class StreamingServer:
         if core.is_lead:
             core.row = server_row(core, recovered, self._seed)
             for row in recovered.clients:
-                self._connecting.register(row)
+                self._connecting.recover(row)
         self._membership.join(self._on_known)
         self.end_pass()
 

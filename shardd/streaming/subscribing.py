@@ -17,9 +17,10 @@ from shardd.streaming.messages import (
     SubscriptionResponse,
     UnsubscribeRequest,
 )
+from shardd.streaming.pool import is_inbox
 from shardd.streaming.receiver import DYNAMIC
 from shardd.streaming.store import SubscriptionRow
-from shardd.streaming.subjects import is_channel, is_literal, partition_of
+from shardd.streaming.subjects import is_channel, partition_of
 from shardd.streaming.subscription import Subscription
 
 
@@ -72,7 +73,7 @@ class Subscribing:
         if client is None:
             raise Refused(texts.UNKNOWN_CLIENT)
         # Nothing could be delivered there, and what it holds might read as more than a subject.
-        if not is_literal(request.inbox):
+        if not is_inbox(request.inbox):
             raise Refused(texts.INVALID_SUBSCRIPTION_REQUEST)
         channel = self._channels.get_or_create(request.subject)
         if isinstance(channel, str):

@@ -20,7 +20,7 @@ from shardd.streaming.store import (
     SubscriptionRow,
 )
 
-Change = Callable[["Kept"], None]
+Change = Callable[["Kept"], object]
 
 
 @dataclass
@@ -38,6 +38,7 @@ class StoreForTests(Store):
 
     def __init__(self, kept: Kept | None = None) -> None:
         self.kept = kept or Kept()
+        self.make_log: type[MemoryLog] = MemoryLog
         self.refuse_channels = ""  # the text with which no channel is made
         self._changes: list[Change] = []
         self._changed: list[MemoryLog] = []
@@ -66,7 +67,7 @@ class StoreForTests(Store):
         """A new log, unless refused."""
         if self.refuse_channels:
             raise StoreError(self.refuse_channels)
-        log = MemoryLog(name, self._note_changed)
+        log = self.make_log(name, self._note_changed)
         self._changes.append(lambda kept: kept.logs.update({name: log}))
         return log
 
@@ -96,7 +97,7 @@ class StoreForTests(Store):
 
     def forget_client(self, client_id: str) -> None:
         """Queued."""
-        self._changes.append(lambda kept: kept.clients.pop(client_id, None) and None)
+        self._changes.append(lambda kept: kept.clients.pop(client_id, None))
 
     def save_subscription(self, channel: bytes, row: SubscriptionRow) -> None:
         """Queued."""
@@ -107,7 +108,7 @@ class StoreForTests(Store):
     def forget_subscription(self, channel: bytes, subscription_id: int) -> None:
         """Queued."""
         self._changes.append(
-            lambda kept: kept.subscriptions.get(channel, {}).pop(subscription_id, None) and None
+            lambda kept: kept.subscriptions.get(channel, {}).pop(subscription_id, None)
         )
 
     def save_position(
@@ -147,7 +148,9 @@ class StoreForTests(Store):
         assert self._on_done is not None, "no commit is under way"
         on_done, self._on_done = self._on_done, None
         changes, logs = self._under_way
-        failed = failed or {}
+        asked = failed or {}
+        # Only what was to be written can fail.
+        failed = {log.name: asked[log.name] for log, _ in logs if log.name in asked}
         for log, sequence in logs:
             if log.name in failed:
                 log.take_back()

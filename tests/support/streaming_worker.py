@@ -138,6 +138,12 @@ class Pool:
         self.run()
         assert self.worker(index).ready == [""]
 
+    def save(self) -> None:
+        """Every position is stored, without waiting for its time."""
+        for worker in self.alive:
+            worker.server.stop()
+        self.run()
+
     def crash(self) -> None:
         """The whole server, and again."""
         self.workers = [None] * self.workers_count
@@ -155,15 +161,14 @@ class Pool:
 
     @staticmethod
     def _sids(worker: Worker, subject: bytes) -> list[int]:
-        found = []
-        for sid, pattern in worker.bus.subscribed.items():
-            if (
-                pattern == subject
-                or (pattern.endswith(b".>") and subject.startswith(pattern[:-1]))
-                or (pattern.endswith(b".*") and subject.rpartition(b".")[0] == pattern[:-2])
-            ):
-                found.append(sid)
-        return found
+        def matches(pattern: bytes) -> bool:
+            if pattern.endswith(b".>"):
+                return subject.startswith(pattern[:-1])
+            if pattern.endswith(b".*"):
+                return subject.rpartition(b".")[0] == pattern[:-2]
+            return pattern == subject
+
+        return [sid for sid, pattern in worker.bus.subscribed.items() if matches(pattern)]
 
     def send(
         self, subject: bytes, payload: bytes, reply: bytes = b"", sender: Worker | None = None
@@ -239,14 +244,14 @@ class Pool:
 
     def connect(self, client_id: str, **fields: Any) -> ConnectResponse:
         """As current libraries do."""
-        fields = {
+        usual: dict[str, Any] = {
             "heartbeat_inbox": b"hb." + client_id.encode(),
             "conn_id": b"connection-" + client_id.encode(),
             "protocol": 1,
             "ping_interval": 5,
             "ping_max_out": 88,
-        } | fields
-        request = ConnectRequest(client_id=client_id, **fields)
+        }
+        request = ConnectRequest(client_id=client_id, **(usual | fields))
         return self._ask(ConnectResponse, b"_STAN.discover." + CLUSTER.encode(), request)
 
     def close(self, client_id: str) -> CloseResponse:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shardd.streaming.bus_probe import SlowLog
 from shardd.streaming.messages import StartPosition
 from tests.support.streaming_worker import Pool
 
@@ -177,3 +178,55 @@ def test_a_client_without_heartbeat_is_sent_nothing_again_until_it_answers(pool:
     pool.gone.clear()
     pool.advance(60_000)
     assert set(pool.sequences()) == {1, 2}
+
+
+# --- a log that has to fetch its messages --------------------------------------------------------
+
+
+@pytest.mark.parametrize("queue_group", ["", "q"])
+def test_delivery_goes_on_when_the_log_has_fetched_what_is_next(
+    pool: Pool, queue_group: str
+) -> None:
+    pool.worker().store.make_log = SlowLog
+    pool.publish_many("me", CHANNEL, 5)
+    ack_inbox = pool.subscribed("me", CHANNEL, ack_wait_s=1, queue_group=queue_group)
+    log = pool.channel(CHANNEL).log
+    assert isinstance(log, SlowLog)
+    assert pool.sequences() == []
+    pool.advance(500)
+    assert log.asked == 1, "asked again although it is being fetched"
+    log.load(3)
+    pool.run()
+    assert pool.sequences() == [1, 2, 3]
+    log.load(5)
+    pool.run()
+    assert pool.sequences() == [4, 5]
+    # What is to be sent again may have to be fetched, too.
+    pool.ack(ack_inbox, CHANNEL, 1, 2, 3)
+    log.loaded = 0
+    asked = log.asked
+    pool.advance(3000)
+    assert pool.deliveries() == []
+    assert log.asked <= asked + 2
+    log.load(5)
+    pool.run()
+    assert [(each.sequence, each.count) for each in pool.deliveries()] == [(4, 1), (5, 1)]
+
+
+def test_what_was_in_flight_before_a_restart_may_have_to_be_fetched(pool: Pool) -> None:
+    pool.worker().store.make_log = SlowLog
+    pool.subscribed("me", CHANNEL, ack_wait_s=1)
+    pool.publish("me", CHANNEL)
+    log = pool.channel(CHANNEL).log
+    assert isinstance(log, SlowLog)
+    log.load(1)
+    pool.run()
+    assert pool.sequences() == [1]
+    pool.save()
+    log.loaded = 0
+    pool.crash()
+    pool.advance(5000)
+    assert pool.deliveries() == []
+    log.load(1)
+    pool.run()
+    assert [(each.sequence, each.redelivered) for each in pool.deliveries()] == [(1, True)]

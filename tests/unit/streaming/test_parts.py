@@ -158,17 +158,20 @@ def test_a_memory_store_ends_its_commits_in_the_next_turn() -> None:
     turns: list = []
     results: list = []
     store = MemoryStore(turns.append)
-    assert not store.has_changes
+
+    def state() -> tuple[bool, bool]:
+        return store.has_changes, store.is_committing
+
+    assert state() == (False, False)
     log = store.create_channel(b"foo")
     append_in(log, 1, b"", b"x")
-    assert store.has_changes
+    assert state() == (True, False)
     store.commit(results.append)
-    assert store.is_committing
-    assert not store.has_changes
+    assert state() == (False, True)
     append_in(log, 1, b"", b"y")
-    assert store.has_changes
+    assert state() == (True, True)
     turns.pop()()
-    assert not store.is_committing
+    assert state() == (True, False)
     assert (log.last, log.appended, len(results)) == (1, 2, 1)
     store.forget_client("me")
     store.save_position(b"foo", 1, 1, ())

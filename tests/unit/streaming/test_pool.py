@@ -5,6 +5,7 @@ import pytest
 from shardd.config.streaming import StoreLimits, StreamingOptions
 from shardd.streaming import pool as pool_messages
 from shardd.streaming.messages import PubAck, PubMsg
+from shardd.streaming.receiver import CLOSE, DISCOVER, PINGS, PUBLISH
 from shardd.streaming.subjects import partition_of
 from tests.support.streaming_worker import Pool, Worker
 
@@ -217,3 +218,34 @@ def test_a_publish_by_client_id_needs_no_connection(pool: Pool) -> None:
     answer = pool.request(b"_STAN.pub.test-cluster." + NAMES[2], message.encode())
     assert answer is not None
     assert PubAck.decode(answer) == PubAck(guid=b"g")
+
+
+def test_followers_may_be_done_with_a_close_before_the_lead_has_begun(pool: Pool) -> None:
+    close = b"\x0a\x02me"
+    for index in (1, 2):
+        pool.worker(index).bus.hand(CLOSE, b"close", close, b"answer")
+    pool.run()
+    assert pool.taken(b"answer") == []
+    pool.worker(0).bus.hand(CLOSE, b"close", close, b"answer")
+    pool.run()
+    assert pool.taken(b"answer") == [b""]
+
+
+# --- nobody but its workers is heard in a pool ---------------------------------------------------
+
+RESERVED = pool_messages.subject_of(0)
+
+
+def test_a_client_cannot_make_the_server_speak_to_its_own_workers(pool: Pool) -> None:
+    assert pool.connect("you", heartbeat_inbox=RESERVED).error == "stan: invalid connection request"
+    error = "stan: invalid subscription request"
+    assert pool.subscribe("me", NAMES[1], inbox=RESERVED).error == error
+    worker = pool.worker(1)
+    message = PubMsg(client_id="me", guid=b"g", subject=NAMES[1]).encode()
+    worker.bus.hand(PUBLISH, b"_STAN.pub.test-cluster." + NAMES[1], message, RESERVED)
+    worker.bus.hand(PUBLISH, b"_STAN.pub.test-cluster." + NAMES[1], b"\xff", RESERVED)
+    pool.worker(0).bus.hand(DISCOVER, b"discover", b"", RESERVED)
+    pool.worker(0).bus.hand(PINGS, b"pings", b"\x0a\x01x", RESERVED)
+    assert not any(subject == RESERVED for each in pool.alive for subject, _, _ in each.bus.sent)
+    pool.run()
+    assert pool.channel(NAMES[1]).log.last == 1
