@@ -16,9 +16,9 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from shardd.errors import StoreError, printable
-from shardd.streaming.file_log import sync_directory
 from shardd.streaming.segment import SIDECAR_SUFFIX, SUFFIX, DamagedHeader, Segment
 from shardd.streaming.store import SubscriptionRow
+from shardd.streaming.write_job import sync_directory
 
 DELETED_SUFFIX: Final = ".deleted"
 _NAME_BYTES_MAX: Final = 180  # of a channel in a directory's name; file systems take 255

@@ -27,7 +27,8 @@ from typing import Final
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.file_log import FileLog, LogHome, WriteJob, reason_of, sync_directory
+from shardd.streaming.batch import LogHome
+from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import (
     DELETED_SUFFIX,
     clamp,
@@ -48,6 +49,7 @@ from shardd.streaming.store import (
     SubscriptionRow,
 )
 from shardd.streaming.subjects import partition_of
+from shardd.streaming.write_job import WriteJob, reason_of, sync_directory
 
 logger = logging.getLogger("shardd.streaming.file_store")
 
@@ -518,6 +520,8 @@ class FileStore(Store):
                 commit = self._collect(None)
                 self._write(commit)
                 self._finish_commit(commit)
+            for path in self._home.take_dropped():
+                _remove_segment(path)
         self._save_kept()
         for log in self._logs.values():
             try:

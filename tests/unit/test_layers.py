@@ -119,6 +119,8 @@ LAYERS: Final = (
                 ("bus", "checksum", "log", "msgproto", "subjects"),
                 ("log_probe", "records", "store"),
                 ("segment", "state_db"),
+                ("batch",),
+                ("write_job",),
                 ("file_log",),
                 ("file_recovery",),
                 ("file_store",),
