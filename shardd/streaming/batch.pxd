@@ -52,6 +52,6 @@ cdef class LogHome:
     cdef object _on_retired
     cdef Batch batch(self)
     cdef int give_back(self, Batch batch) except -1
-    cdef int retire(self, Window window) except -1
+    cdef int retire(self, object held) except -1
     cdef int opened(self, Segment segment) except -1
     cdef int warmed(self, object log) except -1

@@ -102,12 +102,13 @@ cdef class LogHome:
             self._spare.append(batch)
         return 0
 
-    cdef int retire(self, Window window) except -1:
-        """Somebody may still look at it, until control has returned to the event loop."""
-        if window is not None:
+    cdef int retire(self, object held) except -1:
+        """Somebody may still look into this window or batch, until control has returned to the
+        event loop."""
+        if held is not None:
             if not self._retired:
                 self._on_retired()
-            self._retired.append(window)
+            self._retired.append(held)
         return 0
 
     def release_retired(self) -> None:

@@ -212,6 +212,7 @@ cdef class FileLog(ChannelLog):
         self._open, self._writing = None, batch
         job = WriteJob.__new__(WriteJob)
         job.log = self
+        job.error = OSError("it was not tried")
         job._batch = batch
         job._fd = batch.segment.fd
         job._is_owner = False
@@ -239,6 +240,7 @@ cdef class FileLog(ChannelLog):
                 os.close(job._fd)
         if self.is_deleted:
             segment.close()
+            self.delete()
             return
         if job.error is not None:
             self._fall_back(batch)
@@ -533,6 +535,8 @@ cdef class FileLog(ChannelLog):
         """Nothing is done with it any more."""
         cdef Segment segment
         self.is_deleted = True
+        self._home.retire(self._tail)
+        self._home.retire(self._window)
         self._open = self._tail = None
         self._window = None
         for segment in self._segments:

@@ -9,7 +9,7 @@ from shardd.streaming.batch cimport Batch
 @cython.final
 cdef class WriteJob:
     cdef readonly object log       # whose
-    cdef readonly object error     # OSError, or None
+    cdef readonly object error     # OSError; None once it has been written
     cdef Batch _batch
     cdef int _fd
     cdef bint _is_owner            # of the descriptor

@@ -40,6 +40,7 @@ cdef class WriteJob:
                 self._fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
                 self._is_owner = True
             self._write()
+            self.error = None
         except OSError as error:
             self.error = error
             self._take_back()
@@ -92,8 +93,12 @@ cdef class WriteJob:
         cdef int fd = self._fd
         cdef bint sync = self._sync
         cdef int failed = 0
-        # What an earlier commit could not take back stands in the way.
-        if os.fstat(fd).st_size != batch.base:
+        size = os.fstat(fd).st_size
+        if size < batch.base:
+            # Somebody cut it. Writing on would leave a hole where messages were.
+            raise OSError(EIO, os.strerror(EIO))
+        if size > batch.base:
+            # What an earlier commit could not take back stands in the way.
             os.ftruncate(fd, batch.base)
         with nogil:
             checksum_records(at, batch.offsets, batch.count)

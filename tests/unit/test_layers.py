@@ -123,6 +123,7 @@ LAYERS: Final = (
                 ("write_job",),
                 ("file_log",),
                 ("file_recovery",),
+                ("file_commit",),
                 ("file_store",),
                 ("verify",),
             )
