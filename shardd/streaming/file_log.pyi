@@ -1,62 +1,11 @@
 """The log of one channel in segment files: the Python face."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from shardd.config.streaming import FileOptions
+from shardd.streaming.batch import LogHome
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.segment import Segment
-
-def reason_of(error: OSError) -> str:
-    """What a publisher is told of it."""
-
-def sync_directory(path: str) -> None:
-    """Have the names in a directory on disk; OSError is not caught."""
-
-class LogHome:
-    """What the logs of one store share.
-
-    Args:
-        options: sizes and durability.
-        on_warm: called when a log begins to hold what `sweep` could let go.
-        on_retired: called when `release_retired` should be called as soon as control has returned
-            to the event loop.
-    """
-
-    def __init__(
-        self,
-        options: FileOptions,
-        on_warm: Callable[[], object],
-        on_retired: Callable[[], object],
-    ) -> None: ...
-    @property
-    def dirty(self) -> list[FileLog]: ...
-    @property
-    def warm(self) -> set[FileLog]: ...
-    @property
-    def open(self) -> dict[Segment, None]: ...
-    @property
-    def descriptors_max(self) -> int: ...
-    @property
-    def dropped(self) -> list[str]: ...
-    def take_dirty(self) -> list[FileLog]:
-        """The logs that have something to write; they are not listed any more."""
-
-    def take_dropped(self) -> list[str]:
-        """The paths of segments to be removed; they are not listed any more."""
-
-    def release_retired(self) -> None:
-        """Free what was read ahead and nobody can be looking at any more."""
-
-    def sweep(self) -> bool:
-        """Let go of what has not been used since the last sweep; whether anything is left."""
-
-class WriteJob:
-    @property
-    def log(self) -> FileLog: ...
-    @property
-    def error(self) -> OSError | None: ...
-    def run(self) -> None:
-        """Write, and have it on disk. In any thread. What failed is in `error`."""
+from shardd.streaming.write_job import WriteJob
 
 class FileLog(ChannelLog):
     def __init__(self, home: LogHome, name: bytes, directory: str) -> None: ...

@@ -14,281 +14,37 @@ when it is behind it.
 """
 
 import os
-import resource
 
 cimport cython
-from libc.errno cimport EFBIG, EINTR, EIO, errno
+from libc.errno cimport EFBIG
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
-from posix.unistd cimport fdatasync, ftruncate, pwrite
+from libc.stdlib cimport malloc
 
 from shardd.errors import StoreError
 
+from shardd.streaming.batch cimport Batch, LogHome, Window
 from shardd.streaming.log cimport FOUND_MESSAGE, FOUND_NOTHING, ChannelLog, Found, Stored
 from shardd.streaming.msgproto cimport MsgProto, message_size, write_message
 from shardd.streaming.records cimport (
     RECORD_BYTES,
     Record,
-    checksum_records,
     is_record,
     looks_like_record,
     read_exactly,
 )
 from shardd.streaming.segment cimport SEGMENT_BYTES_MAX, Segment
+from shardd.streaming.write_job cimport WriteJob
+
+from shardd.streaming.write_job import reason_of
 
 cdef enum:
-    BATCH_BYTES = 65_536           # room of a fresh batch
-    BATCH_KEPT_BYTES = 16 << 20    # a larger one is not used again
-    BATCHES_SPARE = 4
     WINDOW_BYTES = 262_144         # for who reads on
     WINDOW_SMALL_BYTES = 16_384    # for who looks at single messages
     # Segments of a channel with small limits are not smaller than this: files cost, too.
     SEGMENT_BYTES_MIN = 1 << 20
     SEGMENT_MESSAGES_MIN = 4096
-    DESCRIPTORS = 1024             # unless the process may have fewer
 
 cdef int64_t SECOND_NS = 1_000_000_000
-
-
-def reason_of(error: OSError) -> str:
-    """What a publisher is told of it."""
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
-    return f"the message could not be stored: {reason}"
-
-
-@cython.final
-cdef class Batch:
-    """Appended messages on their way to the disk, and for a while after."""
-
-    def __dealloc__(self) -> None:
-        free(self.bytes)
-        free(self.offsets)
-
-    cdef unsigned char* reserve(self, size_t length) except NULL:
-        """Room for one more record, noted as the next one."""
-        cdef size_t capacity
-        cdef unsigned char* room
-        cdef uint32_t* offsets
-        if self.used + length > self.capacity:
-            capacity = max(self.capacity * 2, self.used + length, <size_t>BATCH_BYTES)
-            room = <unsigned char*>realloc(self.bytes, capacity)
-            if room == NULL:
-                raise MemoryError
-            self.bytes, self.capacity = room, capacity
-        if self.count == self.offsets_capacity:
-            capacity = max(self.offsets_capacity * 2, <size_t>256)
-            offsets = <uint32_t*>realloc(self.offsets, capacity * sizeof(uint32_t))
-            if offsets == NULL:
-                raise MemoryError
-            self.offsets, self.offsets_capacity = offsets, capacity
-        self.offsets[self.count] = <uint32_t>self.used
-        self.count += 1
-        self.used += length
-        return self.bytes + (self.used - length)
-
-
-@cython.final
-cdef class Window:
-    """A piece of a segment, read ahead."""
-
-    def __dealloc__(self) -> None:
-        free(self.bytes)
-
-
-@cython.final
-cdef class LogHome:
-    """What the logs of one store share."""
-
-    def __init__(self, options: object, on_warm: object, on_retired: object) -> None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = min(DESCRIPTORS, soft // 2) if soft > 0 else DESCRIPTORS
-        self.descriptors_max = max(options.descriptors_max or limit, 8)
-        self.sync = options.sync
-        self.crc = options.crc
-        self.segment_bytes = min(max(options.segment_bytes, 1), SEGMENT_BYTES_MAX // 2)
-        self.segment_messages = max(options.segment_messages, 0)
-        self.segment_age_ns = max(int(options.segment_age_s * SECOND_NS), 0)
-        self.dirty, self.warm, self.open, self.dropped = [], set(), {}, []
-        self._spare, self._retired = [], []
-        self._on_warm, self._on_retired = on_warm, on_retired
-
-    def take_dirty(self) -> list:
-        """The logs that have something to write; they are not listed any more."""
-        dirty, self.dirty = self.dirty, []
-        return dirty
-
-    def take_dropped(self) -> list:
-        """The paths of segments to be removed; they are not listed any more."""
-        dropped, self.dropped = self.dropped, []
-        return dropped
-
-    cdef Batch batch(self):
-        return self._spare.pop() if self._spare else Batch.__new__(Batch)
-
-    cdef int give_back(self, Batch batch) except -1:
-        if batch is None:
-            return 0
-        batch.segment = batch.full = None
-        batch.used = batch.count = 0
-        if len(self._spare) < BATCHES_SPARE and batch.capacity <= BATCH_KEPT_BYTES:
-            self._spare.append(batch)
-        return 0
-
-    cdef int retire(self, Window window) except -1:
-        """Somebody may still look at it, until control has returned to the event loop."""
-        if window is not None:
-            if not self._retired:
-                self._on_retired()
-            self._retired.append(window)
-        return 0
-
-    def release_retired(self) -> None:
-        """Free what was read ahead and nobody can be looking at any more."""
-        self._retired.clear()
-
-    cdef int opened(self, Segment segment) except -1:
-        """It has a descriptor now; another one may have to go for that."""
-        cdef Segment other
-        self.open[segment] = None
-        if len(self.open) > self.descriptors_max:
-            for other in self.open:
-                if not other.busy and other is not segment:
-                    other.close()
-                    del self.open[other]
-                    break
-        return 0
-
-    cdef int warmed(self, FileLog log) except -1:
-        if log not in self.warm:
-            if not self.warm:
-                self._on_warm()
-            self.warm.add(log)
-        return 0
-
-    def sweep(self) -> bool:
-        """Let go of what has not been used since the last sweep; whether anything is left."""
-        for log in [log for log in self.warm if not log.cool()]:
-            self.warm.discard(log)
-        for segment in [segment for segment in self.open if segment.fd < 0]:
-            del self.open[segment]
-        if not self.warm:
-            self._spare.clear()
-        return bool(self.warm)
-
-
-@cython.final
-cdef class WriteJob:
-    """One log's part in a commit."""
-
-    def run(self) -> None:
-        """Write, and have it on disk. In any thread."""
-        cdef Batch batch = self._batch
-        cdef Segment segment = batch.segment
-        try:
-            if batch.full is not None:
-                self._seal(batch.full)
-            if segment.is_new:
-                self._make(segment)
-            elif self._fd < 0:
-                self._fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
-                self._is_owner = True
-            self._write()
-        except OSError as error:
-            self.error = error
-            self._take_back()
-        except MemoryError as error:
-            self.error = OSError(str(error))
-            self._take_back()
-        # With very many channels in one commit, no descriptor outlives its job.
-        if self._is_owner and not self._is_kept_open:
-            os.close(self._fd)
-            self._fd, self._is_owner = -1, False
-
-    def _seal(self, Segment full) -> None:
-        """A segment that takes no more is on disk, whatever the options say, before its sidecar
-        says so. A sidecar can be made again: its failure is none."""
-        if not self._sync:
-            fd = os.open(full.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
-        try:
-            full.write_sidecar()
-        except OSError:
-            return
-
-    def _make(self, Segment segment) -> None:
-        """The header is on disk, and the file's name, before the first record is written: so a
-        file with a bad header and records in it is damaged, never half made."""
-        directory = os.path.dirname(segment.path)
-        if not self._has_directory:
-            os.makedirs(directory, 0o750, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self._fd = os.open(segment.path, flags, 0o640)
-        self._is_owner = True
-        header = segment.header()
-        if os.pwrite(self._fd, header, 0) != len(header):
-            raise OSError(EIO, os.strerror(EIO))
-        if self._sync:
-            os.fdatasync(self._fd)
-            sync_directory(directory)
-            if not self._has_directory:
-                sync_directory(os.path.dirname(directory))
-
-    def _write(self) -> None:
-        cdef Batch batch = self._batch
-        cdef unsigned char* at = batch.bytes
-        cdef size_t left = batch.used
-        cdef int64_t offset = batch.base
-        cdef ssize_t done
-        cdef int fd = self._fd
-        cdef bint sync = self._sync
-        cdef int failed = 0
-        # What an earlier commit could not take back stands in the way.
-        if os.fstat(fd).st_size != batch.base:
-            os.ftruncate(fd, batch.base)
-        with nogil:
-            checksum_records(at, batch.offsets, batch.count)
-            while left:
-                done = pwrite(fd, at, left, offset)
-                if done < 0:
-                    if errno == EINTR:
-                        continue
-                    failed = errno
-                    break
-                at += done
-                left -= <size_t>done
-                offset += done
-            if sync and not failed and batch.count:
-                while fdatasync(fd) != 0:
-                    failed = errno
-                    if failed != EINTR:
-                        break
-                    failed = 0
-        if failed:
-            raise OSError(failed, os.strerror(failed))
-
-    def _take_back(self) -> None:
-        """The file as it was. Where even that fails, the next commit begins with it."""
-        cdef Batch batch = self._batch
-        if batch.segment.is_new:
-            try:
-                os.unlink(batch.segment.path)
-            except OSError:
-                return
-        elif self._fd >= 0:
-            if ftruncate(self._fd, batch.base) == 0:
-                fdatasync(self._fd)
-
-
-def sync_directory(path: str) -> None:
-    """Have the names in a directory on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @cython.final
@@ -456,6 +212,7 @@ cdef class FileLog(ChannelLog):
         self._open, self._writing = None, batch
         job = WriteJob.__new__(WriteJob)
         job.log = self
+        job.error = OSError("it was not tried")
         job._batch = batch
         job._fd = batch.segment.fd
         job._is_owner = False
@@ -483,6 +240,7 @@ cdef class FileLog(ChannelLog):
                 os.close(job._fd)
         if self.is_deleted:
             segment.close()
+            self.delete()
             return
         if job.error is not None:
             self._fall_back(batch)
@@ -777,6 +535,8 @@ cdef class FileLog(ChannelLog):
         """Nothing is done with it any more."""
         cdef Segment segment
         self.is_deleted = True
+        self._home.retire(self._tail)
+        self._home.retire(self._window)
         self._open = self._tail = None
         self._window = None
         for segment in self._segments:

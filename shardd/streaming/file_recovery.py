@@ -16,9 +16,9 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 from shardd.errors import StoreError, printable
-from shardd.streaming.file_log import sync_directory
 from shardd.streaming.segment import SIDECAR_SUFFIX, SUFFIX, DamagedHeader, Segment
 from shardd.streaming.store import SubscriptionRow
+from shardd.streaming.write_job import sync_directory
 
 DELETED_SUFFIX: Final = ".deleted"
 _NAME_BYTES_MAX: Final = 180  # of a channel in a directory's name; file systems take 255
@@ -57,9 +57,9 @@ def directory_name(channel: bytes) -> str:
     return f"{name[:100]}~{hashlib.sha256(channel).hexdigest()[:32]}"
 
 
-def segment_names(directory: str) -> list[str]:
-    """The segments of a channel, the oldest first."""
-    names = [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
+def segment_names(files: Sequence[str]) -> list[str]:
+    """Those of a directory's files that are segments, the oldest first."""
+    names = [name for name in files if name.endswith(SUFFIX)]
     return sorted(name for name in names if _is_number(name.removesuffix(SUFFIX)))
 
 
@@ -90,8 +90,9 @@ def recover_part(part: Path, repairs: list[str], *, repair: bool) -> list[FoundC
 
 def recover_channel(directory: str, repairs: list[str], *, repair: bool) -> FoundChannel | None:
     """One channel, ready to be appended to; None: the directory holds nothing."""
-    names = segment_names(directory)
-    _remove_strays(directory, names)
+    files = os.listdir(directory)
+    names = segment_names(files)
+    _remove_strays(directory, files, names)
     segments: list[Segment] = []
     for name in names:
         path = f"{directory}/{name}"
@@ -228,12 +229,12 @@ def _mend_header(
     repairs.append(f"{path}: removed, it was being made and held no message")
 
 
-def _remove_strays(directory: str, names: Sequence[str]) -> None:
+def _remove_strays(directory: str, files: Sequence[str], names: Sequence[str]) -> None:
     """Sidecars without a segment, and half-written ones."""
     stems = {name.removesuffix(SUFFIX) for name in names}
-    for name in os.listdir(directory):
+    for name in files:
         stem, _, suffix = name.partition(".")
-        if not _is_number(stem) or f".{suffix}" == SUFFIX:
+        if f".{suffix}" == SUFFIX or not _is_number(stem):
             continue
         if suffix.endswith(".new") or (f".{suffix}" == SIDECAR_SUFFIX and stem not in stems):
             os.unlink(f"{directory}/{name}")

@@ -14,29 +14,34 @@ import fcntl
 import logging
 import os
 import queue
-import shutil
 import sqlite3
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.file_log import FileLog, LogHome, WriteJob, reason_of, sync_directory
+from shardd.streaming.batch import LogHome
+from shardd.streaming.file_commit import (
+    Commit,
+    CommitWriter,
+    OnDone,
+    Sync,
+    remove_segment,
+    sync_segments,
+)
+from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import (
-    DELETED_SUFFIX,
     clamp,
     directory_name,
     recover_part,
     shown,
 )
 from shardd.streaming.log import ChannelLog
-from shardd.streaming.segment import SIDECAR_SUFFIX, SUFFIX, Segment
 from shardd.streaming.state_db import Kept, LeadChanges, LeadDatabase, PartChanges, PartDatabase
 from shardd.streaming.store import (
     ClientRow,
@@ -48,6 +53,7 @@ from shardd.streaming.store import (
     SubscriptionRow,
 )
 from shardd.streaming.subjects import partition_of
+from shardd.streaming.write_job import reason_of, sync_directory
 
 logger = logging.getLogger("shardd.streaming.file_store")
 
@@ -57,11 +63,8 @@ PART_DATABASE: Final = "state.db"
 PART_LOCK: Final = "lock"
 FOREIGN_FILE: Final = "server.dat"  # what the original server has in its directory
 
-_WRITERS: Final = 8  # logs that are written at once
 _TICK_S: Final = 1.0
 _RETRY_S: Final = 1.0  # after rows could not be written
-
-OnDone = Callable[[CommitResult], None]
 
 
 @dataclass(slots=True)
@@ -71,30 +74,6 @@ class _Part:
     database: PartDatabase
     changes: PartChanges = field(default_factory=PartChanges)
     has_kept: bool = False  # rows of what was kept when it was closed the last time
-
-
-@dataclass(slots=True)
-class _Commit:
-    """What one commit does; the thread fills in how it went."""
-
-    on_done: OnDone | None
-    jobs: list[WriteJob]
-    deleted: list[FileLog]
-    parts: dict[int, PartChanges]
-    lead: LeadChanges
-    dropped: list[str]
-    failed_parts: dict[int, PartChanges] = field(default_factory=dict)
-    failed_lead: LeadChanges | None = None
-    failed_deletions: list[FileLog] = field(default_factory=list)
-    state_error: str = ""
-
-
-@dataclass(slots=True)
-class _Sync:
-    """Segments to have on disk, written without that."""
-
-    segments: list[tuple[Segment, int]]
-    failures: list[str] = field(default_factory=list)
 
 
 def part_name(part: int) -> str:
@@ -156,15 +135,15 @@ class FileStore(Store):
         self._logs: dict[bytes, FileLog] = {}
         self._deleted: list[FileLog] = []
         self._failing: set[bytes] = set()  # channels whose last commit failed
-        self._committing: _Commit | None = None
+        self._committing: Commit | None = None
         self._is_state_failing = False
         self._retry_at_s = 0.0
         self._unsynced: dict[FileLog, float] = {}
-        self._tasks: queue.SimpleQueue[_Commit | _Sync | str] = queue.SimpleQueue()
-        self._ended: deque[_Commit | _Sync] = deque()
+        self._tasks: queue.SimpleQueue[Commit | Sync | str] = queue.SimpleQueue()
+        self._ended: deque[Commit | Sync] = deque()
         self._is_ticking = False
         self._thread: threading.Thread | None = None
-        self._writers: ThreadPoolExecutor | None = None
+        self._writer = CommitWriter({}, None, is_synced=options.sync)
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -198,6 +177,8 @@ class FileStore(Store):
         for number in self._numbers:
             channels += self._open_part(number, repairs)
             last_ids[number] = self._parts[number].database.last_id()
+        databases = {number: part.database for number, part in self._parts.items()}
+        self._writer = CommitWriter(databases, self._lead, is_synced=self._options.sync)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
         return Recovered(server, clients, tuple(channels), last_ids, tuple(repairs))
@@ -329,7 +310,7 @@ class FileStore(Store):
         self._committing = self._collect(on_done)
         self._tasks.put(self._committing)
 
-    def _collect(self, on_done: OnDone | None) -> _Commit:
+    def _collect(self, on_done: OnDone | None) -> Commit:
         dirty = self._home.take_dirty()
         is_kept_open = len(dirty) <= self._home.descriptors_max // 2
         started = (log.start_write(is_kept_open) for log in dirty)
@@ -337,7 +318,7 @@ class FileStore(Store):
         parts = {number: part.changes for number, part in self._parts.items() if part.changes}
         for number in parts:
             self._parts[number].changes = PartChanges()
-        commit = _Commit(
+        commit = Commit(
             on_done, jobs, self._deleted, parts, self._lead_changes, self._home.take_dropped()
         )
         self._deleted, self._lead_changes = [], LeadChanges()
@@ -359,10 +340,10 @@ class FileStore(Store):
             if task == "tick":
                 tick_at_s = tick_at_s or time.monotonic() + _TICK_S
                 continue
-            if isinstance(task, _Commit):
-                self._write(task)
-            elif isinstance(task, _Sync):
-                _sync(task)
+            if isinstance(task, Commit):
+                self._writer.write(task)
+            elif isinstance(task, Sync):
+                sync_segments(task)
             self._ended.append(task)  # type: ignore[arg-type]
             self._tell(self._finish)
 
@@ -371,59 +352,16 @@ class FileStore(Store):
         with contextlib.suppress(RuntimeError):
             self._call_soon(callback)
 
-    def _write(self, commit: _Commit) -> None:
-        """All of one commit. In the thread, or in the event loop while closing."""
-        for log in commit.deleted:
-            self._put_away(log, commit)
-        if len(commit.jobs) > 1:
-            if self._writers is None:
-                self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="store")
-            shares = [commit.jobs[index::_WRITERS] for index in range(_WRITERS)]
-            list(self._writers.map(_run_jobs, [share for share in shares if share]))
-        else:
-            _run_jobs(commit.jobs)
-        is_synced = self._options.sync
-        for number, changes in commit.parts.items():
-            try:
-                self._parts[number].database.write(changes, is_synced=is_synced)
-            except sqlite3.Error as error:
-                commit.failed_parts[number] = changes
-                commit.state_error = f"the state could not be stored: {error}"
-        if commit.lead and self._lead is not None:
-            try:
-                self._lead.write(commit.lead, is_synced=is_synced)
-            except sqlite3.Error as error:
-                commit.failed_lead = commit.lead
-                commit.state_error = f"the state could not be stored: {error}"
-        for path in commit.dropped:
-            _remove_segment(path)
-        for log in commit.deleted:
-            if log not in commit.failed_deletions:
-                shutil.rmtree(log.directory + DELETED_SUFFIX, ignore_errors=True)
-
-    def _put_away(self, log: FileLog, commit: _Commit) -> None:
-        """The channel is gone once its directory has another name."""
-        try:
-            shutil.rmtree(log.directory + DELETED_SUFFIX, ignore_errors=True)
-            os.rename(log.directory, log.directory + DELETED_SUFFIX)
-            if self._options.sync:
-                sync_directory(os.path.dirname(log.directory))
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            commit.failed_deletions.append(log)
-            commit.state_error = f"a channel could not be deleted: {error.strerror}"
-
     def _finish(self) -> None:
         """In the event loop: what has ended becomes visible."""
         while self._ended:
             task = self._ended.popleft()
-            if isinstance(task, _Commit):
+            if isinstance(task, Commit):
                 self._finish_commit(task)
             else:
                 self._finish_sync(task)
 
-    def _finish_commit(self, commit: _Commit) -> None:
+    def _finish_commit(self, commit: Commit) -> None:
         failed: dict[bytes, str] = {}
         for job in commit.jobs:
             log = job.log
@@ -455,7 +393,7 @@ class FileStore(Store):
                 shown(log.name),
             )
 
-    def _put_back(self, commit: _Commit) -> None:
+    def _put_back(self, commit: Commit) -> None:
         """Rows that could not be written are queued again, and tried again a little later."""
         for number, changes in commit.failed_parts.items():
             self._parts[number].changes.put_back(changes)
@@ -494,9 +432,9 @@ class FileStore(Store):
         for log in logs:
             del self._unsynced[log]
         if segments:
-            self._tasks.put(_Sync(segments))
+            self._tasks.put(Sync(segments))
 
-    def _finish_sync(self, task: _Sync) -> None:
+    def _finish_sync(self, task: Sync) -> None:
         for failure in task.failures:
             logger.error("%s: messages that were acknowledged may be lost", failure)
         for segment, end in task.segments:
@@ -516,8 +454,10 @@ class FileStore(Store):
             self._finish()
             if self._home.dirty or self._home.dropped or self._has_state():
                 commit = self._collect(None)
-                self._write(commit)
+                self._writer.write(commit)
                 self._finish_commit(commit)
+            for path in self._home.take_dropped():
+                remove_segment(path)
         self._save_kept()
         for log in self._logs.values():
             try:
@@ -543,9 +483,7 @@ class FileStore(Store):
                     logger.warning("%s: not closed cleanly: %s", part.directory, error)
 
     def _release(self) -> None:
-        if self._writers is not None:
-            self._writers.shutdown()
-            self._writers = None
+        self._writer.close()
         for part in self._parts.values():
             part.database.close()
             os.close(part.lock)
@@ -557,33 +495,3 @@ class FileStore(Store):
         if self._lead_lock >= 0:
             os.close(self._lead_lock)
             self._lead_lock = -1
-
-
-def _run_jobs(jobs: Sequence[WriteJob]) -> None:
-    for job in jobs:
-        job.run()
-
-
-def _remove_segment(path: str) -> None:
-    """What is left behind is found and dropped again after the next start."""
-    for name in (path, path.removesuffix(SUFFIX) + SIDECAR_SUFFIX):
-        try:
-            os.unlink(name)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            logger.warning("%s: cannot be removed: %s", name, error.strerror)
-
-
-def _sync(task: _Sync) -> None:
-    for segment, _ in task.segments:
-        try:
-            fd = os.open(segment.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
-        except FileNotFoundError:
-            continue  # it was dropped meanwhile
-        except OSError as error:
-            task.failures.append(f"{segment.path}: {error.strerror}")

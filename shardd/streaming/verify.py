@@ -141,7 +141,7 @@ def _verify_part(part: Path, number: int, report: Report) -> None:
 
 
 def _verify_channel(directory: str, part: int, report: Report, last: dict[bytes, int]) -> None:
-    names = segment_names(directory)
+    names = segment_names(os.listdir(directory))
     segments: list[Segment] = []
     for name in names:
         path = f"{directory}/{name}"

@@ -84,12 +84,15 @@ class StoreHarness(ABC):
         while not condition():
             self.calls.get(timeout=_WAIT_S)()
 
-    def commit(self) -> CommitResult:
-        """A whole commit."""
-        results = self.start_commit()
+    def finish(self, results: list[CommitResult]) -> CommitResult:
+        """Runs the event loop until a commit has ended."""
         self.turn_until(lambda: results)
         assert not self.opened.is_committing
         return results[0]
+
+    def commit(self) -> CommitResult:
+        """A whole commit."""
+        return self.finish(self.start_commit())
 
     def commit_well(self) -> None:
         """A whole commit that must succeed."""

@@ -15,7 +15,8 @@ import pytest
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.file_log import FileLog, LogHome
+from shardd.streaming.batch import LogHome
+from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import directory_name, recover_channel
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log_probe import append, append_many, find

@@ -108,7 +108,7 @@ def test_what_is_appended_during_a_commit_goes_into_the_next(harness):
     results = harness.start_commit()
     assert append(log, 1, b"c") == 3
     assert log.last == 0
-    harness.turn_until(lambda: results)
+    harness.finish(results)
     assert (log.last, log.appended) == (2, 3)
     assert harness.opened.has_changes
     harness.commit_well()
@@ -398,7 +398,7 @@ def test_a_channel_may_be_deleted_while_it_is_written(harness):
         store.delete_channel(b"foo")
         if turn % 2:
             store.create_channel(b"foo")
-        harness.turn_until(lambda results=results: results)
+        harness.finish(results)
         assert results == [CommitResult()]
         harness.commit_well()
         if turn % 2:
