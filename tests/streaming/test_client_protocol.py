@@ -579,3 +579,25 @@ def test_one_answer_makes_up_for_all_missed_pings(play: Play) -> None:
         assert not lost
 
     play(scenario)
+
+
+def test_messages_without_acks_fail_though_the_connection_comes_back(play: Play) -> None:
+    async def scenario(it: Stage) -> None:
+        restored = asyncio.Event()
+        it.double.answers["ping"] = PingResponse("gone")
+        connection = await it.connect(
+            ping_interval_s=1, reconnect=True, connection_restored_cb=lambda *_: restored.set()
+        )
+        it.double.answers["pub"] = None
+        published = await connection.publish_async("a", b"before")
+        await restored.wait()
+        with pytest.raises(ConnectionLostError, match="gone"):
+            await published
+        it.double.answers |= {"pub": PubAck(), "ping": PingResponse()}
+        await connection.publish("a", b"after")
+        first, second = it.double.got["connect"]
+        assert first.client_id == second.client_id
+        assert first.conn_id != second.conn_id
+        assert [each.conn_id for each in it.double.got["pub"]] == [first.conn_id, second.conn_id]
+
+    play(scenario)
