@@ -586,13 +586,21 @@ def test_messages_without_acks_fail_though_the_connection_comes_back(play: Play)
         restored = asyncio.Event()
         it.double.answers["ping"] = PingResponse("gone")
         connection = await it.connect(
-            ping_interval_s=1, reconnect=True, connection_restored_cb=lambda *_: restored.set()
+            ping_interval_s=1,
+            reconnect=True,
+            connection_restored_cb=lambda *_: restored.set(),
+            connect_wait_s=SHORT_S * 4,
         )
-        it.double.answers["pub"] = None
+        await connection.subscribe("kept")
+        closed = await connection.subscribe("closed")
+        it.double.answers |= {"pub": None, "subclose": None}
+        with pytest.raises(RequestTimeoutError):
+            await closed.close()
         published = await connection.publish_async("a", b"before")
         await restored.wait()
         with pytest.raises(ConnectionLostError, match="gone"):
             await published
+        assert [each.subject for each in it.double.got["sub"]] == [b"kept", b"closed", b"kept"]
         it.double.answers |= {"pub": PubAck(), "ping": PingResponse()}
         await connection.publish("a", b"after")
         first, second = it.double.got["connect"]
