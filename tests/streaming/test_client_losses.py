@@ -100,6 +100,7 @@ def test_a_restart_of_the_server_is_not_noticed(serve_streaming: ServeStreaming)
     run(server.url, scenario)
 
 
+@pytest.mark.slow
 def test_nothing_acknowledged_is_lost_over_restarts(serve_streaming: ServeStreaming) -> None:
     server = serve_streaming()
 
@@ -240,6 +241,7 @@ def test_a_store_in_memory_that_is_gone_is_no_end(serve_streaming: ServeStreamin
     run(server.url, scenario)
 
 
+@pytest.mark.slow
 def test_a_client_id_that_another_has_taken_is_a_loss_for_good(
     streaming_server: StreamingServer,
 ) -> None:

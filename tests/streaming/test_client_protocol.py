@@ -4,19 +4,14 @@ The server is a double on a real nats-server, so that each bad moment can be arr
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
-import nats
 import pytest
-from nats.aio.client import Client
 
-from shardd.streaming.client.connection import Connection, connect
+from shardd.streaming.client.connection import connect
 from shardd.streaming.client.errors import (
     ClientIdInUseError,
     ConnectionClosedError,
-    ConnectionLostError,
     MalformedReplyError,
     NatsError,
     PublishTimeoutError,
@@ -25,17 +20,13 @@ from shardd.streaming.client.errors import (
     StreamingError,
     SubscriptionClosedError,
 )
-from shardd.streaming.client.link import NatsLink
 from shardd.streaming.client.message import StreamingMessage
 from shardd.streaming.client.options import StartAt
-from shardd.streaming.client.pings import Pinger
 from shardd.streaming.messages import (
     Ack,
     CloseRequest,
     ConnectResponse,
     MsgProto,
-    Ping,
-    PingResponse,
     PubAck,
     PubMsg,
     StartPosition,
@@ -45,65 +36,16 @@ from shardd.streaming.messages import (
 )
 from tests.support.broker import NATS_SERVER
 from tests.support.fixtures import BrokerPool
-from tests.support.streaming_double import CLUSTER_ID, StreamingDouble, is_anybody_at
-from tests.support.waiting import PATIENCE, wait_until_async
-
-SCENARIO_S: Final = 30.0 * PATIENCE
-SHORT_S: Final = 0.05  # a wait that is meant to run out
-
-Scenario = Callable[["Stage"], Awaitable[None]]
-Play = Callable[[Scenario], None]
-
-
-class Stage:
-    """The double, and clients of it."""
-
-    def __init__(self, url: str, double: StreamingDouble, ours: contextlib.AsyncExitStack) -> None:
-        self.url = url
-        self.double = double
-        self._ours = ours
-
-    async def connect(self, **options: Any) -> Connection:
-        """A client, closed at the end if it is not."""
-        connection = await connect(CLUSTER_ID, "me", servers=self.url, **options)
-
-        async def close() -> None:
-            with contextlib.suppress(StreamingError):
-                await connection.close()
-
-        self._ours.push_async_callback(close)
-        return connection
-
-    async def nats(self) -> Client:
-        """A NATS connection, closed at the end."""
-        client = await nats.connect(self.url, allow_reconnect=False)
-        self._ours.push_async_callback(client.close)
-        return client
-
-
-@contextlib.asynccontextmanager
-async def stage(url: str) -> AsyncIterator[Stage]:
-    async with contextlib.AsyncExitStack() as stack:
-        client = await nats.connect(url, allow_reconnect=False)
-        stack.push_async_callback(client.close)
-        double = StreamingDouble(client)
-        await double.start()
-        yield Stage(url, double, stack)
+from tests.support.streaming_double import CLUSTER_ID, is_anybody_at
+from tests.support.streaming_stage import SCENARIO_S, SHORT_S, Play, Stage, play_on
+from tests.support.waiting import wait_until_async
 
 
 @pytest.fixture
 def play(session_pool: BrokerPool, no_leaks: None) -> Play:
     """Runs a scenario under a watchdog."""
     url = session_pool.get(NATS_SERVER, {}).url
-
-    def run(scenario: Scenario) -> None:
-        async def on_stage() -> None:
-            async with asyncio.timeout(SCENARIO_S), stage(url) as it:
-                await scenario(it)
-
-        asyncio.run(on_stage())
-
-    return run
+    return lambda scenario: play_on(url, scenario)
 
 
 # --- connecting ----------------------------------------------------------------------------------
@@ -504,78 +446,5 @@ def test_a_subscription_with_a_callback_is_not_iterable(play: Play) -> None:
             aiter(subscription)
         with pytest.raises(ValueError, match="is not a number"):
             await connection.subscribe("a", max_in_flight=1 << 31)
-
-    play(scenario)
-
-
-# --- pings ---------------------------------------------------------------------------------------
-
-
-def test_pings_name_the_connection_and_an_error_is_a_loss(play: Play) -> None:
-    async def scenario(it: Stage) -> None:
-        lost: list[tuple[Connection, StreamingError]] = []
-        it.double.answers["ping"] = PingResponse("client has been replaced")
-        connection = await it.connect(
-            ping_interval_s=1, connection_lost_cb=lambda *what: lost.append(what)
-        )
-        subscription = await connection.subscribe("a")
-        waits: Any = asyncio.ensure_future(anext(aiter(subscription)))
-        it.double.answers["pub"] = None
-        published = await connection.publish_async("a", b"")
-        (ping,) = await it.double.wait_for("ping")
-        (request,) = it.double.got["connect"]
-        assert ping == Ping(request.conn_id)
-        for each in (published, waits):
-            with pytest.raises(ConnectionLostError, match="client has been replaced"):
-                await each
-        await wait_until_async(lambda: bool(lost), "the callback")
-        assert lost[0][0] is connection
-        assert isinstance(lost[0][1], RefusedError)
-        assert connection.is_closed
-        assert connection.nats.is_closed
-        assert not it.double.got["close"]
-        with pytest.raises(ConnectionLostError):
-            await connection.publish("a", b"")
-
-    play(scenario)
-
-
-@pytest.mark.parametrize("is_there", [False, True], ids=["nobody there", "silent"])
-def test_pings_without_answers_are_a_loss(play: Play, is_there: bool) -> None:
-    async def scenario(it: Stage) -> None:
-        it.double.answers["ping"] = None
-        link = NatsLink(await it.nats(), [], {}, 1.0)
-        lost: list[StreamingError] = []
-        subject = "double.ping" if is_there else "nobody"
-        inbox = link.client.new_inbox()
-        pinger = Pinger(link, subject, inbox, b"id", SHORT_S, 2, lost.append)
-
-        async def process(message: Any) -> None:
-            pinger.process_response(message)
-
-        await link.subscribe(inbox, process)
-        pinger.start()
-        await wait_until_async(lambda: bool(lost), "the loss")
-        assert str(lost[0]) == "stan: connection lost due to PING failure"
-        assert len(it.double.got["ping"]) == (2 if is_there else 0)
-
-    play(scenario)
-
-
-def test_one_answer_makes_up_for_all_missed_pings(play: Play) -> None:
-    async def scenario(it: Stage) -> None:
-        link = NatsLink(await it.nats(), [], {}, 1.0)
-        lost: list[StreamingError] = []
-        inbox = link.client.new_inbox()
-        pinger = Pinger(link, "double.ping", inbox, b"id", 0.01, 20, lost.append)
-
-        async def process(message: Any) -> None:
-            pinger.process_response(message)
-
-        await link.subscribe(inbox, process)
-        pinger.start()
-        await it.double.wait_for("ping", 30)
-        pinger.stop()
-        assert not lost
 
     play(scenario)
