@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shardd.streaming.batch import LogHome
+from shardd.streaming.write_batch import LogHome
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.segment import Segment
 from shardd.streaming.write_job import WriteJob

@@ -25,7 +25,7 @@ from typing import Final
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.batch import LogHome
+from shardd.streaming.write_batch import LogHome
 from shardd.streaming.file_commit import (
     Commit,
     CommitWriter,

@@ -15,7 +15,7 @@ import pytest
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.batch import LogHome
+from shardd.streaming.write_batch import LogHome
 from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import directory_name, recover_channel
 from shardd.streaming.file_store import FileStore

@@ -116,34 +116,31 @@ LAYERS: Final = (
         },
         {
             "streaming": (
+                ("bus", "checksum", "log", "msgproto", "protobuf", "schedule", "subjects", "texts"),
                 (
-                    *("bus", "checksum", "log", "msgproto", "pool"),
-                    *("protobuf", "schedule", "subjects", "texts"),
-                ),
-                (
-                    *("bus_probe", "client_wire", "limits_of", "log_probe", "mesh_bus"),
-                    *("messages", "pb", "receiver_probe", "records", "store", "stored_messages"),
+                    *("client_wire", "limits_of", "log_probe", "mesh_bus", "messages", "pb", "pool"),
+                    *("receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
                 ("inflight", "memory_log", "segment", "state_db", "traffic"),
-                ("file_log", "memory_store", "subscription"),
-                ("clients", "file_recovery", "queue_group"),
+                ("bus_probe", "memory_store", "subscription", "write_batch"),
+                ("clients", "queue_group", "write_job"),
+                ("channel", "file_log"),
+                ("batch", "file_recovery"),
+                ("file_commit", "receiver"),
                 # the core
-                ("channel", "file_store"),
-                ("batch",),
-                ("receiver",),
-                ("core",),
-                ("channels", "followers", "inquiries"),
-                ("burial", "subscribing"),
+                ("core", "file_store"),
+                ("channels", "followers", "foreign", "inquiries"),
+                ("burial", "importing", "subscribing"),
                 ("admin", "connecting", "recovery"),
                 ("membership",),
                 ("server",),
                 # what it runs on
-                ("engine", "partition_bus", "stores", "tcp_bus"),
+                ("engine", "partition_bus", "statistics", "stores", "tcp_bus"),
                 ("partitioning",),
                 ("served",),
                 ("dialer", "main"),
-                ("alone", "statistics", "verify"),
+                ("alone", "verify"),
                 (
                     {
                         "client": (
