@@ -125,7 +125,8 @@ LAYERS: Final = (
                 ("file_recovery",),
                 ("file_commit",),
                 ("file_store",),
-                ("verify",),
+                ("foreign",),
+                ("importing", "verify"),
             )
         },
     ),
