@@ -75,8 +75,8 @@ class CommitWriter:
             self._writers = None
 
     def write(self, commit: Commit) -> None:
-        """Writes one. What nobody thought of fails this commit, and not the thread: jobs that were not done
-        have failed, and rows may be written twice."""
+        """Writes one. What nobody thought of fails this commit, and not the thread: jobs that were
+        not done have failed, and rows may be written twice."""
         try:
             self._write(commit)
         except Exception as error:
