@@ -116,9 +116,20 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "checksum", "log", "msgproto", "protobuf", "schedule", "subjects", "texts"),
                 (
-                    *("client_wire", "limits_of", "log_probe", "mesh_bus", "messages", "pb", "pool"),
+                    *("bus", "checksum", "log", "msgproto", "protobuf"),
+                    *("schedule", "subjects", "texts"),
+                ),
+                (
+                    *(
+                        "client_wire",
+                        "limits_of",
+                        "log_probe",
+                        "mesh_bus",
+                        "messages",
+                        "pb",
+                        "pool",
+                    ),
                     *("receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
@@ -175,63 +186,25 @@ SIBLINGS: Final[frozenset[tuple[str, str]]] = frozenset()
 
 # Bytes and events in, effects out; clock and seed are handed in.
 SANS_IO: Final = frozenset(
-    {
-        "auth.authenticator",
-        "auth.certificates",
-        "auth.claims",
-        "auth.identity",
-        "auth.nkeys",
-        "auth.operator",
-        "auth.passwords",
-        "auth.seeds",
-        "config.access",
-        "config.core",
-        "config.model",
-        "config.reading",
-        "config.streaming",
-        "config.streaming_block",
-        "config.streaming_check",
-        "config.syntax",
-        "config.tree",
-        "config.unserved",
-        "errors",
-        "identity",
-        "lameduck",
-        "layer",
-        "limits",
-        "moments",
-        "router.dispatch",
-        "router.frame",
-        "router.imports",
-        "router.match_cache",
-        "router.match_result",
-        "router.patterns",
-        "reload",
-        "router.permissions",
-        "router.ring",
-        "router.spaces",
-        "router.subject",
-        "router.sublist",
-        "router.table",
-        "transform",
-        "router.trie",
-        "timers",
-        "values",
-        "watch",
-        "wire",
-        "worker.info",
-        "worker.session",
-        *(
-            f"streaming.{name}"
-            for name in (
-                "admin batch burial bus bus_probe channel channels checksum client_wire clients "
-                "connecting core followers inflight inquiries limits_of log membership memory_log "
-                "memory_store messages msgproto pb pool protobuf queue_group receiver recovery "
-                "schedule server statistics store stored_messages subjects subscribing "
-                "subscription texts traffic"
-            ).split()
-        ),
-    }
+    (
+        "auth.authenticator auth.certificates auth.claims auth.identity auth.nkeys "
+        "auth.operator auth.passwords auth.seeds config.access config.core config.model "
+        "config.reading config.streaming config.streaming_block config.streaming_check "
+        "config.syntax config.tree config.unserved errors identity lameduck layer "
+        "limits moments reload router.dispatch router.frame router.imports "
+        "router.match_cache router.match_result router.patterns router.permissions "
+        "router.ring router.spaces router.subject router.sublist router.table "
+        "router.trie timers transform values watch wire worker.info worker.session"
+    ).split()
+) | frozenset(
+    f"streaming.{name}"
+    for name in (
+        "admin batch burial bus bus_probe channel channels checksum client_wire clients "
+        "connecting core followers inflight inquiries limits_of log membership "
+        "memory_log memory_store messages msgproto pb pool protobuf queue_group "
+        "receiver recovery schedule server statistics store stored_messages subjects "
+        "subscribing subscription texts traffic"
+    ).split()
 )
 
 # What those may not reach: modules of Python and of Cython's C library, and C headers.
