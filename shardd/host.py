@@ -71,6 +71,8 @@ class HostSetup:
     # The streaming workers: the first one's slot, and how many there are.
     streaming_first: int = 0
     streaming_count: int = 0
+    # Where the server's own user puts questions to each of them.
+    streaming_inquiries: tuple[socket.socket, ...] = ()
     # Where the server's own user puts questions to the router.
     inquiries: socket.socket | None = None
     # Where clients reach this host from elsewhere, for other servers to pass on.
@@ -133,6 +135,12 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
     if inquiries is not None:
         stack.callback(inquiries.close)
+    streaming_count = config.streaming.workers if config.streaming is not None else 0
+    streaming_inquiries = tuple(
+        open_inquiries(runtime.path, f"streaming.{number}") for number in range(streaming_count)
+    )
+    for listener in streaming_inquiries:
+        stack.callback(listener.close)
     orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
@@ -160,7 +168,8 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         cluster_listener=cluster_listener,
         cluster_name=cluster_name,
         streaming_first=worker_count + (config.cluster is not None),
-        streaming_count=config.streaming.workers if config.streaming is not None else 0,
+        streaming_count=streaming_count,
+        streaming_inquiries=streaming_inquiries,
         inquiries=inquiries,
         connect_urls=_connect_urls(config, listeners[0]),
         websocket_urls=_websocket_urls(config, websockets),
@@ -181,6 +190,9 @@ def _release(setup: HostSetup, index: int) -> None:
         for listener in (setup.cluster_listener, setup.inquiries):
             if listener is not None:
                 listener.close()
+    for number, listener in enumerate(setup.streaming_inquiries):
+        if index != setup.streaming_first + number:
+            listener.close()
     for number in range(setup.worker_count):
         if number != index:
             setup.listeners[number].close()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -337,6 +338,46 @@ def test_streaming_options_do_not_reload_and_the_rest_does(tmp_path: Path) -> No
         run(scenario)
 
 
+# --- questions ----------------------------------------------------------------------------------
+
+
+def stats(pid: int, *words: str, code: int = 0) -> str:
+    """What `shardd stream stats` prints of a server."""
+    done = subprocess.run(
+        [sys.executable, "-m", "shardd", "stream", "stats", str(pid), *words],
+        capture_output=True,
+        text=True,
+        timeout=30 * PATIENCE,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_running_pool_tells_of_itself_over_all_workers(tmp_path: Path) -> None:
+    with pool_of(pool_text(tmp_path / "store")) as broker:
+
+        async def scenario() -> None:
+            async with client_of(broker.url) as connection:
+                for number in range(6):
+                    await connection.publish(f"c{number}", b"x")
+                await connection.subscribe("c1", print, durable_name="d")
+                document = json.loads(await asyncio.to_thread(stats, broker.pid, "--json"))
+                counts = [document[key] for key in ("clients", "channels", "total_msgs")]
+                assert (document["cluster_id"], counts) == ("test-cluster", [1, 6, 6])
+                text = await asyncio.to_thread(stats, broker.pid, "--of", "channelsz")
+                assert all(f"  c{number}" in text for number in range(6))
+                words = ("--of", "channelsz", "--channel", "c1", "--subs", "--json")
+                document = json.loads(await asyncio.to_thread(stats, broker.pid, *words))
+                assert document["subscriptions"][0]["durable_name"] == "d"
+
+        run(scenario)
+        words = ("--of", "channelsz", "--channel", "nope")
+        assert "Channel nope not found" in stats(broker.pid, *words, code=1)
+    with pool_of("") as broker:
+        assert "it serves no streaming" in stats(broker.pid, code=1)
+
+
 # --- alone ----------------------------------------------------------------------------------------
 
 
@@ -385,6 +426,8 @@ def test_the_pool_runs_alone_with_any_server_and_outlives_it(tmp_path: Path, kin
     server.start_text("", "-p", str(port))
     url = f"nats://127.0.0.1:{server.port}"
     with alone_with(tmp_path, "--nats", url, "--dir", str(tmp_path / "store")) as alone:
+        assert alone.process is not None
+        assert "test-cluster" in stats(alone.process.pid)
 
         async def scenario() -> None:
             nonlocal server

@@ -148,7 +148,7 @@ LAYERS: Final = (
                 ("server",),
                 # what it runs on
                 ("engine", "partition_bus", "statistics", "stores", "tcp_bus"),
-                ("partitioning",),
+                ("partitioning", "questions"),
                 ("served",),
                 ("dialer", "main"),
                 ("alone", "verify"),
