@@ -173,7 +173,7 @@ class World:
                 durable.held.clear()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(steps, max_size=40))
 def test_workers_may_die_and_nothing_acknowledged_is_lost(life: list[tuple]) -> None:
     world = World()
