@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from shardd.config.streaming import StreamingOptions
-from shardd.streaming.batch import Batch
 from shardd.streaming.bus import Bus
 from shardd.streaming.channel import Channel, deliver_ready
 from shardd.streaming.clients import Clients
+from shardd.streaming.commit_batch import Batch
 from shardd.streaming.receiver import StreamingReceiver
 from shardd.streaming.schedule import Schedule
 from shardd.streaming.store import CommitResult, ServerRow, Store
