@@ -39,7 +39,8 @@ def write_by_hand(directory: Path) -> list[bytes]:
     """A store of the original with two channels; the messages of `foo.bar`."""
     subjects = ["discover", "pub", "sub", "unsub", "close", "subclose"]
     server: dict[int, int | str | bytes] = {1: "hand"}
-    server |= {key: f"_S.{each}.hand" for key, each in enumerate(subjects, 2)}
+    for key, each in enumerate(subjects, 2):
+        server[key] = f"_S.{each}.hand"
     directory.mkdir()
     (directory / "server.dat").write_bytes(VERSION + record(protobuf(server)))
     clients = [typed(1, {1: name, 2: f"hb.{name}", 3: b"id", 4: 1, 5: 5, 6: 88}) for name in "abc"]
