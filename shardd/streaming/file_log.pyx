@@ -107,9 +107,15 @@ cdef class FileLog(ChannelLog):
         return self.first > segment.first
 
     def create(self) -> None:
-        """Have the next commit make the directory and an empty segment."""
-        if self._open is None and not self._segments:
-            self._open = self._begin_batch(0)
+        """Have the next commit make the directory and an empty segment, if there is none."""
+        if self._open is None and self._writing is None and not self._segments:
+            if not self.is_deleted:
+                self._open = self._begin_batch(0)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it has a segment on disk."""
+        return bool(self._segments)
 
     def begin_at(self, uint64_t sequence) -> None:
         """Of an empty log: the sequence of the first message."""

@@ -139,6 +139,7 @@ class FileStore(Store):
         self._is_state_failing = False
         self._retry_at_s = 0.0
         self._unsynced: dict[FileLog, float] = {}
+        self._unmade: list[FileLog] = []  # new channels that could not be written yet
         self._tasks: queue.SimpleQueue[Commit | Sync | str] = queue.SimpleQueue()
         self._ended: deque[Commit | Sync] = deque()
         self._is_ticking = False
@@ -371,6 +372,9 @@ class FileStore(Store):
             if job.error is not None:
                 failed[log.name] = reason_of(job.error)
                 self._note_failure(log, job.error)
+                if not log.is_made:
+                    self._unmade.append(log)
+                    self._start_ticking()
             elif log.name in self._failing:
                 self._failing.discard(log.name)
                 logger.info("channel %s can be written again", shown(log.name))
@@ -420,6 +424,10 @@ class FileStore(Store):
     def _tick(self) -> None:
         self._is_ticking = False
         is_warm = self._home.sweep()
+        for log in self._unmade:
+            # Subscriptions may hang on it though nobody publishes.
+            log.create()
+        self._unmade.clear()
         if self._unsynced and self._options.auto_sync_s > 0:
             self._sync_old()
         if is_warm or self._unsynced or self._retry_at_s > time.monotonic():

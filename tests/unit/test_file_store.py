@@ -418,3 +418,37 @@ def test_a_store_that_was_not_closed_is_recovered(place):
         assert found.repairs == ()
         assert encoded_messages(found.channels[0].log) == messages
         assert found.clients == (ClientRow("c", b"hb"),)
+
+
+# --- what waits ------------------------------------------------------------------------------
+
+
+def test_what_was_written_without_a_sync_is_synced_a_little_later(place):
+    with harness_of(place / "store", sync=False, auto_sync_s=1e-9) as harness:
+        harness.open()
+        store, log = harness.opened, harness.opened.create_channel(b"foo")
+        assert isinstance(store, FileStore)
+        assert isinstance(log, FileLog)
+        append_many(log, 1, b"x", 100)
+        harness.commit_well()
+        assert [segment.durable for segment in log.unsynced()] == [0]
+        store._tick()
+        harness.turn_until(lambda: not log.unsynced())
+
+
+def test_a_new_channel_that_could_not_be_written_is_made_later(place):
+    with harness_of(place / "store") as harness:
+        harness.open()
+        store, log = harness.opened, harness.opened.create_channel(b"foo")
+        assert isinstance(store, FileStore)
+        assert isinstance(log, FileLog)
+        in_the_way = Path(log.directory) / FIRST_SEGMENT
+        in_the_way.symlink_to("/dev/full")
+        text = "the message could not be stored: no space left on device"
+        assert harness.commit().failed_channels == {b"foo": text}
+        assert not harness.opened.has_changes
+        assert not in_the_way.is_symlink()
+        store._tick()
+        assert store.has_changes
+        harness.commit_well()
+        assert [each.log.name for each in harness.reopen().channels] == [b"foo"]
