@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from shardd.streaming.batch import LogHome
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.segment import Segment
-from shardd.streaming.write_batch import LogHome
 from shardd.streaming.write_job import WriteJob
 
 class FileLog(ChannelLog):

@@ -22,7 +22,7 @@ from libc.stdlib cimport malloc
 
 from shardd.errors import StoreError
 
-from shardd.streaming.write_batch cimport Batch, LogHome, Window
+from shardd.streaming.batch cimport Batch, LogHome, Window
 from shardd.streaming.log cimport FOUND_MESSAGE, FOUND_NOTHING, ChannelLog, Found, Stored
 from shardd.streaming.msgproto cimport MsgProto, message_size, write_message
 from shardd.streaming.records cimport (

@@ -25,6 +25,7 @@ from typing import Final
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
+from shardd.streaming.batch import LogHome
 from shardd.streaming.file_commit import (
     Commit,
     CommitWriter,
@@ -52,7 +53,6 @@ from shardd.streaming.store import (
     SubscriptionRow,
 )
 from shardd.streaming.subjects import partition_of
-from shardd.streaming.write_batch import LogHome
 from shardd.streaming.write_job import reason_of, sync_directory
 
 logger = logging.getLogger("shardd.streaming.file_store")

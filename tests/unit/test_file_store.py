@@ -15,6 +15,7 @@ import pytest
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
+from shardd.streaming.batch import LogHome
 from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import directory_name, recover_channel
 from shardd.streaming.file_store import FileStore
@@ -23,7 +24,6 @@ from shardd.streaming.msgproto import decode
 from shardd.streaming.records import RECORD_SIZE
 from shardd.streaming.store import ClientRow, SubscriptionRow
 from shardd.streaming.subjects import partition_of
-from shardd.streaming.write_batch import LogHome
 from tests.support.stores import FileHarness, encoded_messages, quick_directory
 
 FIRST_SEGMENT = "00000000000000000001.log"

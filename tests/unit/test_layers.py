@@ -134,10 +134,10 @@ LAYERS: Final = (
                 ),
                 # stores
                 ("inflight", "memory_log", "segment", "state_db", "traffic"),
-                ("bus_probe", "memory_store", "subscription", "write_batch"),
+                ("bus_probe", "memory_store", "subscription", "batch"),
                 ("clients", "queue_group", "write_job"),
                 ("channel", "file_log"),
-                ("batch", "file_recovery"),
+                ("commit_batch", "file_recovery"),
                 ("file_commit", "receiver"),
                 # the core
                 ("core", "file_store"),
@@ -199,7 +199,7 @@ SANS_IO: Final = frozenset(
 ) | frozenset(
     f"streaming.{name}"
     for name in (
-        "admin batch burial bus bus_probe channel channels checksum client_wire clients "
+        "admin burial bus bus_probe channel channels checksum client_wire clients commit_batch "
         "connecting core followers inflight inquiries limits_of log membership "
         "memory_log memory_store messages msgproto pb pool protobuf queue_group "
         "receiver recovery schedule server statistics store stored_messages subjects "
