@@ -135,12 +135,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
     if inquiries is not None:
         stack.callback(inquiries.close)
-    streaming_count = config.streaming.workers if config.streaming is not None else 0
-    streaming_inquiries = tuple(
-        open_inquiries(runtime.path, f"streaming.{number}") for number in range(streaming_count)
-    )
-    for listener in streaming_inquiries:
-        stack.callback(listener.close)
+    streaming_inquiries = _open_streaming(config, runtime, stack)
     orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
@@ -168,7 +163,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         cluster_listener=cluster_listener,
         cluster_name=cluster_name,
         streaming_first=worker_count + (config.cluster is not None),
-        streaming_count=streaming_count,
+        streaming_count=len(streaming_inquiries),
         streaming_inquiries=streaming_inquiries,
         inquiries=inquiries,
         connect_urls=_connect_urls(config, listeners[0]),
@@ -264,6 +259,19 @@ def _open_cluster(config: Config, name: str, stack: ExitStack) -> socket.socket 
     address = join_address(cluster.host, listener.getsockname()[1])
     _log.info("Listening for route connections on %s", address)
     return listener
+
+
+def _open_streaming(
+    config: Config, runtime: RuntimeDirectory, stack: ExitStack
+) -> tuple[socket.socket, ...]:
+    """Where each streaming worker is asked, if there are any."""
+    count = config.streaming.workers if config.streaming is not None else 0
+    listeners = tuple(
+        open_inquiries(runtime.path, f"streaming.{number}") for number in range(count)
+    )
+    for listener in listeners:
+        stack.callback(listener.close)
+    return listeners
 
 
 def _connect_urls(config: Config, listener: socket.socket) -> tuple[str, ...]:
