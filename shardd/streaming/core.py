@@ -62,6 +62,7 @@ class Core:
         self._result: CommitResult | None = None
         self._save_ms = 0  # when positions are saved next; 0: nothing to save
         self._retry_ms = 0
+        self._is_awaited = False  # the open batch has a waiter that changed something
         self._last_error = ""
         self._failing: set[bytes] = set()  # channels whose last commit failed
 
@@ -105,10 +106,11 @@ class Core:
         if reply:
             self.bus.send(reply, payload)
 
-    def after_commit(self, callback: Callable[[str], object]) -> None:
+    def after_commit(self, callback: Callable[[str], object], is_changed: bool = True) -> None:
         """Calls back when everything that is queued now has been written: with "", or with the
-        reason why rows could not be."""
+        reason why rows could not be. Who has changed nothing waits only if others have."""
         self.receiver.batch.waiters.append(callback)
+        self._is_awaited |= is_changed
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -136,8 +138,10 @@ class Core:
         batch = self.receiver.batch
         if not self.store.has_changes:
             self._retry_ms = 0
-            # A request may have changed nothing and still wait for its turn.
-            if batch.waiters:
+            if self._is_awaited:
+                # The store has what somebody waits for, and does not want to be asked again yet.
+                self._retry_ms = self.now_ms + RETRY_MS
+            elif batch.waiters:
                 self.receiver.batch = Batch()
                 for waiter in batch.waiters:
                     waiter("")
@@ -145,6 +149,7 @@ class Core:
         if batch.is_empty and self.now_ms < self._retry_ms:
             return
         self._retry_ms = 0
+        self._is_awaited = False
         self._committing = batch
         self.receiver.batch = Batch()
         self.store.commit(self._on_done)
