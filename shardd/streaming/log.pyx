@@ -37,3 +37,9 @@ cdef class ChannelLog:
         """Drop what is older than the limit; returns when to ask again (unix ns), 0: not needed
         before the next append."""
         raise NotImplementedError
+
+    def drop_before(self, sequence: int) -> int:
+        """Drop every committed message before a sequence, whatever the limits say; returns how many
+        there were. `last + 1` empties the log, which goes on counting. Lasts from the next commit
+        on."""
+        raise NotImplementedError
