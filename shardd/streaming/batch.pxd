@@ -46,6 +46,7 @@ cdef class LogHome:
     cdef readonly set warm         # logs that hold something which can be let go
     cdef readonly dict open        # segments with a descriptor, the longest open first
     cdef readonly list dropped     # paths of segments that are to be removed
+    cdef readonly list purged      # logs whose `first` is to be remembered
     cdef list _spare
     cdef list _retired
     cdef object _on_warm

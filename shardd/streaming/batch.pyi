@@ -35,6 +35,11 @@ class LogHome:
     def take_dirty(self) -> list[Any]:
         """The logs that have something to write; they are not listed any more."""
 
+    @property
+    def purged(self) -> list[Any]: ...
+    def take_purged(self) -> list[Any]:
+        """The logs whose `first` is to be remembered; they are not listed any more."""
+
     def take_dropped(self) -> list[str]:
         """The paths of segments to be removed; they are not listed any more."""
 

@@ -76,7 +76,8 @@ cdef class LogHome:
         self.segment_bytes = min(max(options.segment_bytes, 1), SEGMENT_BYTES_MAX // 2)
         self.segment_messages = max(options.segment_messages, 0)
         self.segment_age_ns = max(int(options.segment_age_s * SECOND_NS), 0)
-        self.dirty, self.warm, self.open, self.dropped = [], set(), {}, []
+        self.dirty, self.warm, self.open = [], set(), {}
+        self.dropped, self.purged = [], []
         self._spare, self._retired = [], []
         self._on_warm, self._on_retired = on_warm, on_retired
 
@@ -89,6 +90,11 @@ cdef class LogHome:
         """The paths of segments to be removed; they are not listed any more."""
         dropped, self.dropped = self.dropped, []
         return dropped
+
+    def take_purged(self) -> list:
+        """The logs whose `first` is to be remembered; they are not listed any more."""
+        purged, self.purged = self.purged, []
+        return purged
 
     cdef Batch batch(self):
         return self._spare.pop() if self._spare else Batch.__new__(Batch)

@@ -86,7 +86,8 @@ cdef class FileLog(ChannelLog):
         is still there: as it was when it was closed."""
         cdef uint64_t gone
         cdef Segment segment = self._segments[0]
-        if not self.first <= first <= self.last + 1:
+        first = min(first, self.last + 1)
+        if first <= self.first:
             return
         if last == self.last and first <= segment.first + segment.count and (
             bytes_ <= self.bytes and self.bytes - bytes_ <= self._head_bytes
@@ -459,6 +460,16 @@ cdef class FileLog(ChannelLog):
             self._home.opened(segment)
             self._home.warmed(self)
         return oldest_ns + self._max_age_ns
+
+    def drop_before(self, uint64_t sequence) -> int:
+        """Drop every committed message before a sequence; returns how many there were."""
+        cdef uint64_t before = self.first
+        sequence = min(sequence, self.last + 1)
+        if sequence <= before:
+            return 0
+        self._drop_to(sequence)
+        self._home.purged.append(self)
+        return sequence - before
 
     cdef int _drop_to(self, uint64_t sequence) except -1:
         """Forget the messages before a sequence, which is not beyond `last + 1`."""

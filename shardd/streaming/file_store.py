@@ -291,7 +291,7 @@ class FileStore(Store):
     @property
     def has_changes(self) -> bool:
         """Whether a commit would have something to do."""
-        if self._home.dirty or self._home.dropped:
+        if self._home.dirty or self._home.dropped or self._home.purged:
             return True
         return self._has_state() and time.monotonic() >= self._retry_at_s
 
@@ -316,6 +316,11 @@ class FileStore(Store):
         is_kept_open = len(dirty) <= self._home.descriptors_max // 2
         started = (log.start_write(is_kept_open) for log in dirty)
         jobs = [job for job in started if job is not None]
+        for log in self._home.take_purged():
+            if not log.is_deleted:
+                part = self._parts[partition_of(log.name)]
+                part.changes.firsts[log.name] = log.first
+                part.has_kept = True
         parts = {number: part.changes for number, part in self._parts.items() if part.changes}
         for number in parts:
             self._parts[number].changes = PartChanges()
@@ -460,7 +465,7 @@ class FileStore(Store):
             self._thread.join()
             self._thread = None
             self._finish()
-            if self._home.dirty or self._home.dropped or self._has_state():
+            if self.has_changes or self._has_state():
                 commit = self._collect(None)
                 self._writer.write(commit)
                 self._finish_commit(commit)

@@ -402,6 +402,24 @@ def test_there_are_never_more_descriptors_than_allowed(place):
             assert descriptors() <= before + 9
 
 
+def test_what_was_dropped_on_demand_stays_away_after_a_crash(place):
+    harness = harness_of(place / "store")
+    harness.open()
+    log = harness.opened.create_channel(b"foo")
+    append_many(log, 1, b"x", 10)
+    harness.commit_well()
+    log.drop_before(8)
+    harness.commit_well()
+    append(log, 1, b"y")
+    harness.commit_well()
+    shutil.copytree(place / "store", place / "copy")
+    harness.close()
+    with harness_of(place / "copy") as other:
+        log = other.open().channels[0].log
+        assert [decode(each)[0] for each in encoded_messages(log)] == [8, 9, 10, 11]
+        assert log.bytes == sum(map(len, encoded_messages(log)))
+
+
 def test_a_store_that_was_not_closed_is_recovered(place):
     harness = harness_of(place / "store")
     harness.open()
