@@ -67,7 +67,7 @@ class StartCommand(click.Command):
 
 def build_config(options: Mapping[str, Any]) -> Config:
     """The checked configuration: the file first, `--set` over it, the other flags over both."""
-    file = options.get("config")
+    file = options.get("config") or streaming.shared_file(options)
     config = _with_flags(load_file(file) if file else None, options)
     config.validate()
     return config
@@ -244,7 +244,7 @@ def start(**options: Any) -> int:
     if config.streaming is not None:
         from shardd.streaming.main import run as streaming_main
     log.configure(config, "supervisor")
-    return supervisor.run(config, main, read if options.get("config") else None)
+    return supervisor.run(config, main, read if config.config_file is not None else None)
 
 
 def streaming_alone(**options: Any) -> int:

@@ -80,6 +80,20 @@ def load_file(path: str, environment: Mapping[str, str] | None = None) -> Loaded
 def load_streaming_file(path: str) -> tuple[StreamingOptions, tuple[str, ...]]:
     """The options of a file that is for streaming: those of its `streaming` block if it has one,
     else those at its top; and what the operator should know. Raises ConfigError."""
+    section = _parse_file(path)
+    notes = Notes()
+    block = section.entries.get("streaming")
+    options = options_of(section, notes) if block is None else streaming_of(block, notes)
+    return options, (*notes.warnings, *notes.conversions)
+
+
+def has_streaming_block(path: str) -> bool:
+    """Whether a file has a `streaming` block, and so may be a server's as well. Raises
+    ConfigError."""
+    return "streaming" in _parse_file(path).entries
+
+
+def _parse_file(path: str) -> Section:
     try:
         text = _read_text(path)
     except OSError as error:
@@ -87,11 +101,7 @@ def load_streaming_file(path: str) -> tuple[StreamingOptions, tuple[str, ...]]:
         raise ConfigError(f"error opening config file: open {path}: {reason}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text in UTF-8") from None
-    section = parse(text, path, environment=os.environ, read=_read_text)
-    notes = Notes()
-    block = section.entries.get("streaming")
-    options = options_of(section, notes) if block is None else streaming_of(block, notes)
-    return options, (*notes.warnings, *notes.conversions)
+    return parse(text, path, environment=os.environ, read=_read_text)
 
 
 def load_text(text: str, file: str, environment: Mapping[str, str]) -> Loaded:
