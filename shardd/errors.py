@@ -158,3 +158,4 @@ class ExitCode(enum.IntEnum):
     CONFIGURATION = 1  # bad flag value, port in use, file not writable
     WORKER_BOOT_FAILED = 3  # a worker could not boot again and again; precedent: gunicorn's 3
     SUPERVISOR_FAULT = 4  # an invariant of the supervisor itself broke
+    STREAMING_TERMINATED = 143  # the original streaming server's after SIGTERM

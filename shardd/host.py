@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from shardd.config.core import Config
+from shardd.config.streaming import StreamingOptions
 from shardd.identity import new_server_id
 from shardd.inquiry import open_inquiries
 from shardd.orders import OrderChannel
@@ -67,6 +68,11 @@ class HostSetup:
     router_index: int | None = None
     cluster_listener: socket.socket | None = None
     cluster_name: str = ""
+    # The streaming workers: the first one's slot, and how many there are.
+    streaming_first: int = 0
+    streaming_count: int = 0
+    # Where the server's own user puts questions to each of them.
+    streaming_inquiries: tuple[socket.socket, ...] = ()
     # Where the server's own user puts questions to the router.
     inquiries: socket.socket | None = None
     # Where clients reach this host from elsewhere, for other servers to pass on.
@@ -78,8 +84,15 @@ class HostSetup:
         """The mask of the processes that lead to other hosts."""
         return 0 if self.router_index is None else 1 << self.router_index
 
+    @property
+    def streaming_slots(self) -> range:
+        """The slots of the streaming workers."""
+        return range(self.streaming_first, self.streaming_first + self.streaming_count)
+
     def name_of(self, index: int) -> str:
         """What the process of a slot is called in the log."""
+        if index in self.streaming_slots:
+            return f"Streaming {index - self.streaming_first}"
         return "Router" if index == self.router_index else f"Worker {index}"
 
 
@@ -109,7 +122,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     unix = _open_unix(config, stack)
     cluster_name = config.cluster.name or secrets.token_hex(11) if config.cluster else ""
     cluster_listener = _open_cluster(config, cluster_name, stack)
-    process_count = worker_count + (config.cluster is not None)
+    process_count = config.process_count
     port: int = listeners[0].getsockname()[1]
     if config.pid_file:
         write_pid_file(config.pid_file)
@@ -122,6 +135,12 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
     if inquiries is not None:
         stack.callback(inquiries.close)
+    streaming_count = config.streaming.workers if config.streaming is not None else 0
+    streaming_inquiries = tuple(
+        open_inquiries(runtime.path, f"streaming.{number}") for number in range(streaming_count)
+    )
+    for listener in streaming_inquiries:
+        stack.callback(listener.close)
     orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
@@ -148,6 +167,9 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         router_index=worker_count if config.cluster is not None else None,
         cluster_listener=cluster_listener,
         cluster_name=cluster_name,
+        streaming_first=worker_count + (config.cluster is not None),
+        streaming_count=streaming_count,
+        streaming_inquiries=streaming_inquiries,
         inquiries=inquiries,
         connect_urls=_connect_urls(config, listeners[0]),
         websocket_urls=_websocket_urls(config, websockets),
@@ -168,6 +190,9 @@ def _release(setup: HostSetup, index: int) -> None:
         for listener in (setup.cluster_listener, setup.inquiries):
             if listener is not None:
                 listener.close()
+    for number, listener in enumerate(setup.streaming_inquiries):
+        if index != setup.streaming_first + number:
+            listener.close()
     for number in range(setup.worker_count):
         if number != index:
             setup.listeners[number].close()
@@ -183,10 +208,22 @@ def _say_starting(config: Config, server_id: str, server_name: str) -> None:
     _log.info("  Name:     %s", server_name)
     _log.info("  ID:       %s", server_id)
     _log.info("  Workers:  %d", config.worker_count)
+    if config.streaming is not None:
+        say_streaming(config.streaming)
     if config.config_file is not None:
         _log.info("Using configuration file: %s (%s)", config.config_file, config.config_digest)
     for warning in config.warnings:
         _log.warning("%s", warning)
+
+
+def say_streaming(streaming: StreamingOptions) -> None:
+    """What there is to know of the streaming pool at start, as the original says it."""
+    _log.info('STREAM: Starting shardd streaming with cluster ID "%s"', streaming.cluster_id)
+    _log.info("STREAM: Streaming workers: %d", streaming.workers)
+    if streaming.store == "MEMORY":
+        _log.warning("STREAM: Store is MEMORY, messages are lost when the server ends")
+    else:
+        _log.info("STREAM: Store is %s", streaming.store)
 
 
 def _say_listening(config: Config, port: int) -> None:

@@ -35,6 +35,10 @@ STALL_MS_MAX: Final = 10  # for one read of one producer
 # One process is one bit of a 64-bit mask; four are left for the router and a streaming pool.
 PROCESSES_MAX: Final = 64
 WORKERS_MAX: Final = 60
+STREAMING_WORKERS_MAX: Final = 16  # as many as a store has parts
+# The number of an account that no client can be in and no route carries: messages between processes
+# of the host.
+PRIVATE_ACCOUNT: Final = 2**32 - 1
 
 # One ring per process. Large enough that a consumer may pause for a few milliseconds under full
 # load, small enough to stay in a shared last-level cache.
@@ -119,6 +123,7 @@ INQUIRY_S_MAX: Final = 10.0
 HEARTBEAT_S: Final = 0.25
 HEARTBEAT_SILENCE_S: Final = 5.0
 BOOT_S_MAX: Final = 10.0  # from fork to ready
+STREAMING_BOOT_S_MAX: Final = 600.0  # the same of one that first reads a store
 RESTART_BACKOFF_S_MIN: Final = 0.05
 RESTART_BACKOFF_S_MAX: Final = 5.0
 BOOT_FAILURES_MAX: Final = 3  # in a row, before the supervisor gives up

@@ -35,6 +35,7 @@ _FIXED: Final = {
     "ring_bytes": "ring_size",
     "heartbeat_silence_s": "heartbeat_silence",
     "unix": "listen_unix",
+    "streaming": "streaming",
 }
 # What is not the operator's: where the configuration came from.
 _IGNORED: Final = frozenset(("config_file", "config_digest", "warnings"))

@@ -27,8 +27,8 @@ from shardd.process import Children, Ended, SignalQueue, freeze_heap, usable_cor
 from shardd.runfiles import PortsFile, write_pid_file
 from shardd.slots import State
 from shardd.sockets import listener_urls
+from shardd.watch import Ending, Verb, Watch
 from shardd.watch import Order as WatchOrder
-from shardd.watch import Verb, Watch
 
 _log = logging.getLogger("shardd.supervisor")
 
@@ -165,7 +165,11 @@ class Supervisor:
         self._signals = signals
         self._clock = clock
         self._ports_file = ports_file
-        self._watch = Watch(setup.slots.count, setup.config.heartbeat_silence_s, clock())
+        self._watch = Watch(
+            setup.slots.count, setup.config.heartbeat_silence_s, clock(), setup.streaming_slots
+        )
+        self._is_refused = False  # a streaming worker cannot serve as it is configured
+        self._was_terminated = False
         self._was_ready = False
         self._poll = select.poll()
         self._poll.register(signals.fileno(), select.POLLIN)
@@ -186,8 +190,10 @@ class Supervisor:
                 break
             self._poll.poll(1000 * self._watch.wait_s(self._clock()))
         if self._watch.failure:
-            return ExitCode.WORKER_BOOT_FAILED
+            return ExitCode.CONFIGURATION if self._is_refused else ExitCode.WORKER_BOOT_FAILED
         _log.info("Server Exiting..")
+        if self._was_terminated and self._setup.streaming_count:
+            return ExitCode.STREAMING_TERMINATED
         return ExitCode.CLEAN
 
     def step(self) -> None:
@@ -229,6 +235,8 @@ class Supervisor:
             if self._ports_file is not None:
                 self._ports_file.write(self._urls())
             _log.info("Server is ready")
+            if self._setup.streaming_count:
+                _log.info("STREAM: Streaming Server is ready")
 
     def _handle_signal(self, number: signal.Signals) -> None:
         if number == signal.SIGCHLD:
@@ -245,6 +253,7 @@ class Supervisor:
         elif self._watch.is_stopping and number == signal.SIGINT:
             self._watch.stop_at_once()
         elif not self._watch.is_stopping:
+            self._was_terminated = number == signal.SIGTERM
             _log.info("Initiating Shutdown...")
             self._watch.stop(self._clock())
 
@@ -426,6 +435,9 @@ class Supervisor:
         self._ring_all()
         if was_stopping or (self._watch.is_retired and not ending.was_ready):
             return
+        self._forget_memory(ending)
+        if self._must_give_up(ending, ended):
+            return
         phase = "" if ending.was_ready else " while booting"
         name = self._setup.name_of(ending.index)
         if ending.restart_s is None:
@@ -441,6 +453,31 @@ class Supervisor:
                 ended.text,
                 ending.restart_s,
             )
+
+    def _forget_memory(self, ending: Ending) -> None:
+        """A store in memory that is lost in part is lost as a whole, as the original's is: clients
+        learn that they have to begin anew, and do not wait on what half of the pool forgot."""
+        streaming = self._setup.config.streaming
+        is_served = ending.was_ready and ending.index in self._setup.streaming_slots
+        if streaming is None or streaming.store != "MEMORY" or not is_served:
+            return
+        for index in self._setup.streaming_slots:
+            if self._watch.pid(index):
+                self._children.signal(self._watch.pid(index), signal.SIGKILL)
+
+    def _must_give_up(self, ending: Ending, ended: Ended) -> bool:
+        """Whether a streaming worker could not begin for a reason that the operator has to change,
+        which it has said, before the server was ever ready."""
+        if (
+            ending.index not in self._setup.streaming_slots
+            or ending.was_ready
+            or ended.code != ExitCode.CONFIGURATION
+            or self._was_ready
+        ):
+            return False
+        self._is_refused = True
+        self._watch.give_up(f"{self._setup.name_of(ending.index)} cannot serve", self._clock())
+        return True
 
     def _ring_all(self) -> None:
         """Wakes every worker, asleep or not: the page has changed.

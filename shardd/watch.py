@@ -7,13 +7,16 @@ rule below is tested without a process. The supervisor carries the orders out.
 The rules. A worker that ends is replaced after a back-off that doubles with every quick death and
 starts over once a replacement has been ready for a while. A worker that boots for too long or,
 once ready, stops beating is aborted (so that it can dump its stack) and on the next pass killed.
-Several failed boots of one worker in a row end the server: it would only fail again. A watch that
+Several failed boots of one worker in a row end the server: it would only fail again; but not those
+of a worker that may take its time (it reads a store) once it has been ready: what it cannot reach
+may come back, and the others go on without it. A watch that
 is retired (lame duck mode) replaces nobody, and ends who has not finished booting. If the
 supervisor itself was held up (a suspended machine, SIGSTOP to the process group), everybody's
 silence was too, so the clocks start over.
 """
 
 import enum
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,6 +61,8 @@ class _Worker:
     """One slot as the watch knows it. Times are those of the caller's monotonic clock."""
 
     start_at: float  # when to fork, while there is no process
+    boot_s: float  # how long it may take to get ready
+    is_slow: bool
     pid: int = 0  # 0: no process
     boot_since: float = 0.0
     ready_at: float | None = None
@@ -67,16 +72,23 @@ class _Worker:
     is_killed: bool = False
     backoff_s: float = limits.RESTART_BACKOFF_S_MIN
     boot_failures: int = 0  # in a row
+    was_ever_ready: bool = False
 
 
 class Watch:
     """The state of all workers of a host; owned by the supervisor's only thread."""
 
-    def __init__(self, worker_count: int, silence_s: float, now: float) -> None:
-        self._workers = [_Worker(start_at=now) for _ in range(worker_count)]
-        self._silence_s = silence_s
+    def __init__(
+        self, worker_count: int, silence_s: float, now: float, slow: Container[int] = ()
+    ) -> None:
+        """`slow` are the workers that may take long to boot."""
         # A worker that boots may have to wait for another one that hangs, and is ended for it.
-        self._boot_s = max(limits.BOOT_S_MAX, 2 * silence_s)
+        boot_s = max(limits.BOOT_S_MAX, 2 * silence_s)
+        self._workers = [
+            _Worker(now, limits.STREAMING_BOOT_S_MAX if index in slow else boot_s, index in slow)
+            for index in range(worker_count)
+        ]
+        self._silence_s = silence_s
         self._last_pass = now
         self._kill_at: float | None = None  # set once stopping
         self._must_terminate = False
@@ -146,6 +158,7 @@ class Watch:
             return False
         worker.ready_at = worker.beat_at = now
         worker.boot_failures = 0
+        worker.was_ever_ready = True
         return True
 
     def ended(self, pid: int, now: float) -> Ending | None:
@@ -161,7 +174,7 @@ class Watch:
         worker.ready_at = None
         if self.is_stopping or self._is_retired:
             return Ending(index, was_ready, None)
-        if not was_ready:
+        if not was_ready and not (worker.is_slow and worker.was_ever_ready):
             worker.boot_failures += 1
             if worker.boot_failures >= limits.BOOT_FAILURES_MAX:
                 self._failure = (
@@ -170,6 +183,12 @@ class Watch:
                 self.stop(now)
                 return Ending(index, was_ready, None)
         return Ending(index, was_ready, self._back_off(worker, now))
+
+    def give_up(self, reason: str, now: float) -> None:
+        """Ends the server: it cannot serve as it is configured, and trying again would not help."""
+        if not self.is_stopping:
+            self._failure = reason
+            self.stop(now)
 
     def retire(self) -> None:
         """From here on nothing is started: nobody may come in, so there is nothing to do for a
@@ -229,7 +248,7 @@ class Watch:
             return worker.aborted_at + limits.HEARTBEAT_S
         if worker.ready_at is not None:
             return worker.beat_at + self._silence_s
-        return worker.boot_since + self._boot_s
+        return worker.boot_since + worker.boot_s
 
     def _due_of(self, index: int, worker: _Worker, now: float) -> Order | None:
         if now < self._deadline(worker):
@@ -243,7 +262,7 @@ class Watch:
         if worker.ready_at is not None:
             reason = f"no heartbeat for {now - worker.beat_at:.1f}s, ending it"
         else:
-            reason = f"not ready within {self._boot_s:.1f}s, ending it"
+            reason = f"not ready within {worker.boot_s:.1f}s, ending it"
         return Order(Verb.ABORT, index, worker.pid, reason)
 
     def _due_stopping(self, now: float) -> list[Order]:

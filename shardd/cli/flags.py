@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shardd.errors import ConfigError, ShardError
+from shardd.values import parse_duration, parse_size
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
@@ -39,6 +40,8 @@ class Kind(enum.Enum):
     BOOLEAN = "boolean"
     INTEGER = "integer"
     TEXT = "text"
+    SIZE = "size"  # 1024, 64MB
+    DURATION = "duration"  # 30s, 1h30m
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,16 @@ class Flag:
     # Options that a flag stands for when it is none of its own: -DV is --debug and --trace.
     stands_for: tuple[str, ...] = ()
 
+
+# Flags of the original streaming server for what is done in another way, or not at all, here.
+_NO_EFFECT: Final = "Accepted for the original's sake"
+WITHOUT_EFFECT: Final = (
+    *("file_crc_poly", "file_buffer_size", "file_read_buffer_size"),
+    *("file_compact_frag", "file_compact_interval", "file_compact_min_size"),
+    *("file_parallel_recovery", "sql_max_open_conns", "sql_bulk_insert_limit"),
+    *("io_sleep_time", "syslog_name"),
+)
+SWITCHES_WITHOUT_EFFECT: Final = ("file_compact_enabled", "sql_no_caching")
 
 SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
     "Server Options": (
@@ -99,6 +112,55 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("cluster_advertise",), Kind.TEXT, "Address to tell other servers", "host:port"),
         Flag(("connect_retries",), Kind.INTEGER, "Tries to reach a server learned of", "count"),
     ),
+    "Streaming Server Options": (
+        Flag(
+            ("streaming",),
+            Kind.INTEGER,
+            "Streaming workers (default: 1 with a flag below)",
+            "count",
+        ),
+        Flag(("cluster_id", "cid"), Kind.TEXT, "Cluster ID (default: test-cluster)", "id"),
+        Flag(("store", "st"), Kind.TEXT, "MEMORY, FILE or SQL (default: MEMORY)", "kind"),
+        Flag(("dir",), Kind.TEXT, "Directory of a FILE store", "dir"),
+        Flag(("stan_config", "sc"), Kind.TEXT, "Streaming configuration file", "file"),
+        Flag(("nats_server", "ns", "nats"), Kind.TEXT, "Run alone, with these servers", "url,..."),
+        Flag(("max_channels", "mc"), Kind.INTEGER, "Channels (default: 100, 0: no limit)", "count"),
+        Flag(
+            ("max_subs", "msu"), Kind.INTEGER, "Subscriptions of a channel (default: 1000)", "count"
+        ),
+        Flag(("max_msgs", "mm"), Kind.INTEGER, "Messages of a channel (default: 1000000)", "count"),
+        Flag(("max_bytes", "mb"), Kind.SIZE, "Bytes of a channel (default: 1024000000)", "size"),
+        Flag(("max_age", "ma"), Kind.DURATION, "Age of messages (default: no limit)", "duration"),
+        Flag(("max_inactivity", "mi"), Kind.DURATION, "Unused channels go after this", "duration"),
+        Flag(
+            ("hb_interval", "hbi"), Kind.DURATION, "Between heartbeats (default: 30s)", "duration"
+        ),
+        Flag(("hb_timeout", "hbt"), Kind.DURATION, "For an answer (default: 10s)", "duration"),
+        Flag(("hb_fail_count", "hbf"), Kind.INTEGER, "Missed until closed (default: 10)", "count"),
+        Flag(("replace_durable",), Kind.BOOLEAN, "A second durable takes over (default: false)"),
+        Flag(("stan_debug", "SD"), Kind.BOOLEAN, "Log what developers want to know of streaming"),
+        Flag(("stan_trace", "SV"), Kind.BOOLEAN, "Log requests and messages of streaming"),
+        Flag(("SDV",), Kind.BOOLEAN, "Both", stands_for=("stan_debug", "stan_trace")),
+        Flag(("io_batch_size",), Kind.INTEGER, "Messages of one commit (default: 1024)", "count"),
+        Flag(("file_sync",), Kind.BOOLEAN, "On disk before the answer (default: true)"),
+        Flag(("file_auto_sync",), Kind.DURATION, "What waits is synced (default: 60s)", "duration"),
+        Flag(("file_crc",), Kind.BOOLEAN, "Check what is read (default: true)"),
+        Flag(("file_slice_max_msgs",), Kind.INTEGER, "Messages of a segment", "count"),
+        Flag(("file_slice_max_bytes",), Kind.SIZE, "Bytes of a segment (default: 64MB)", "size"),
+        Flag(("file_slice_max_age",), Kind.DURATION, "Age of a segment", "duration"),
+        Flag(("file_fds_limit",), Kind.INTEGER, "Open files (default: no limit)", "count"),
+        Flag(("file_truncate_bad_eof",), Kind.BOOLEAN, "Cut a torn tail (default: true)"),
+        Flag(("sql_driver",), Kind.TEXT, "postgres", "name"),
+        Flag(("sql_source",), Kind.TEXT, "Where the database is", "url"),
+        Flag(("secure",), Kind.BOOLEAN, "TLS to the servers of --nats"),
+        Flag(("tls_client_cert",), Kind.TEXT, "Certificate for them", "file"),
+        Flag(("tls_client_key",), Kind.TEXT, "Its private key", "file"),
+        Flag(("tls_client_cacert",), Kind.TEXT, "Authority that they are verified by", "file"),
+    ),
+    "Streaming Server Options Without Effect": (
+        *(Flag((name,), Kind.TEXT, _NO_EFFECT, "value") for name in WITHOUT_EFFECT),
+        *(Flag((name,), Kind.BOOLEAN, _NO_EFFECT) for name in SWITCHES_WITHOUT_EFFECT),
+    ),
     "Common Options": (
         Flag(("help", "h"), Kind.BOOLEAN, "Show this text"),
         Flag(("version", "v"), Kind.BOOLEAN, "Show the version"),
@@ -117,6 +179,25 @@ NOT_SERVED: Final = (
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),
     Flag(("help_tls",), Kind.BOOLEAN, "TLS"),
     Flag(("profile",), Kind.INTEGER, "profiling over HTTP"),
+    Flag(("ft_group",), Kind.TEXT, "fault-tolerance groups"),
+    Flag(("encrypt",), Kind.BOOLEAN, "encryption of stored messages"),
+    Flag(("encryption_cipher", "encryption_key"), Kind.TEXT, "encryption of stored messages"),
+    Flag(("file_slice_archive_script",), Kind.TEXT, "archive scripts"),
+    Flag(("clustered",), Kind.BOOLEAN, "clustering of streaming servers"),
+    *(
+        Flag((f"cluster_{name}",), Kind.BOOLEAN, "clustering of streaming servers")
+        for name in (
+            *("bootstrap", "sync", "raft_logging", "proceed_on_restore_failure"),
+            "allow_add_remove_node",
+        )
+    ),
+    *(
+        Flag((f"cluster_{name}",), Kind.TEXT, "clustering of streaming servers")
+        for name in (
+            *("node_id", "peers", "log_path", "log_cache_size", "log_snapshots"),
+            "trailing_logs",
+        )
+    ),
 )
 
 _FLAGS: Final[Mapping[str, Flag]] = {
@@ -204,6 +285,13 @@ def _canonical_value(flag: Flag, name: str, value: str) -> str:
         return "true" if _BOOLEANS[value] else "false"
     if flag.kind is Kind.INTEGER:
         return str(_integer(name, value))
+    try:
+        if flag.kind is Kind.SIZE:
+            return str(parse_size(value))
+        if flag.kind is Kind.DURATION:
+            parse_duration(value)
+    except ValueError:
+        raise FlagError(f'invalid value "{value}" for flag -{name}: parse error') from None
     return value
 
 

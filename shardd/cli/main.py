@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from shardd.cli import commands, routes, signals, start
+from shardd.cli import commands, routes, signals, start, stream
 from shardd.errors import ExitCode, InternalError, ShardError
 from shardd.version import SHARDD_VERSION
 
@@ -31,8 +31,10 @@ def group(context: click.Context) -> None:
 
 
 group.add_command(start.command)
+group.add_command(start.streaming_command)
 group.add_command(signals.command)
 group.add_command(routes.command)
+group.add_command(stream.group)
 group.add_command(commands.pub)
 group.add_command(commands.sub)
 group.add_command(commands.request)

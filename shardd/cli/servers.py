@@ -33,7 +33,7 @@ def is_server(words: Sequence[str]) -> bool:
     rest = _arguments(words)
     if not rest:
         return False
-    if rest[0] == "start":
+    if rest[0] in ("start", "streaming"):
         rest = rest[1:]
     elif not rest[0].startswith("-"):  # another command: pub, sub, signal
         return False

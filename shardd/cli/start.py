@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardd.cli import flags
+from shardd.cli import flags, streaming
 from shardd.cli.flags import FlagError, Kind
 from shardd.config.core import Config
 from shardd.config.load import Loaded, load_file, load_setting
@@ -32,9 +32,16 @@ _OTHERS: Final = frozenset(
         *("tls", "tlscert", "tlskey", "tlsverify", "tlscacert"),
         *("routes", "cluster", "cluster_listen", "cluster_name", "cluster_advertise"),
         *("no_advertise", "connect_retries"),
+        *streaming.NAMES,
     )
 )
-_TYPES: Final = {Kind.BOOLEAN: click.BOOL, Kind.INTEGER: click.INT, Kind.TEXT: click.STRING}
+_TYPES: Final = {
+    Kind.BOOLEAN: click.BOOL,
+    Kind.INTEGER: click.INT,
+    Kind.SIZE: click.INT,
+    Kind.DURATION: click.STRING,
+    Kind.TEXT: click.STRING,
+}
 
 
 class StartCommand(click.Command):
@@ -85,6 +92,10 @@ def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
     fields.update(_access(options))
     fields.update(_encryption(options, fields))
     fields.update(_clustering(options, fields))
+    pool, warnings = streaming.with_flags(options, fields.get("streaming"))
+    fields["streaming"] = pool
+    if warnings:
+        fields["warnings"] = (*fields.get("warnings", ()), *warnings)
     return Config(**fields)
 
 
@@ -213,22 +224,39 @@ def start(**options: Any) -> int:
         return config
 
     config = read()
-    from shardd import log, supervisor
+    from shardd import log
+
+    if config.streaming is not None and config.streaming.nats.urls:
+        from shardd.streaming import alone
+
+        log.configure(config, "streaming")
+        return alone.run(config)
+    from shardd import supervisor
     from shardd.worker.main import run as worker_main
 
     def main(setup: "HostSetup", index: int) -> int:
+        if index in setup.streaming_slots:
+            return streaming_main(setup, index)
         return (router_main if index == setup.router_index else worker_main)(setup, index)
 
     if config.cluster is not None:
         from shardd.routes.main import run as router_main
+    if config.streaming is not None:
+        from shardd.streaming.main import run as streaming_main
     log.configure(config, "supervisor")
     return supervisor.run(config, main, read if options.get("config") else None)
 
 
-command: Final = StartCommand(
-    "start",
-    callback=start,
-    params=[
+def streaming_alone(**options: Any) -> int:
+    """Runs the streaming pool alone, as a client of NATS servers."""
+    config = build_config(options)
+    if config.streaming is None or not config.streaming.nats.urls:
+        raise ConfigError("streaming runs alone with NATS servers elsewhere: name them with --nats")
+    return start(**options)
+
+
+def _params() -> list[click.Parameter]:
+    return [
         click.Option(
             [f"--{flag.names[0]}", flag.names[0]],
             type=_TYPES[flag.kind],
@@ -237,7 +265,21 @@ command: Final = StartCommand(
         for section in flags.SERVED.values()
         for flag in section
         if not flag.stands_for and flag.names[0] not in ("help", "version")
-    ],
+    ]
+
+
+command: Final = StartCommand(
+    "start",
+    callback=start,
+    params=_params(),
     add_help_option=False,
     short_help="Run the server.",
+)
+
+streaming_command: Final = StartCommand(
+    "streaming",
+    callback=streaming_alone,
+    params=_params(),
+    add_help_option=False,
+    short_help="Run the streaming pool alone, with NATS servers elsewhere.",
 )

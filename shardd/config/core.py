@@ -27,6 +27,8 @@ from shardd.config.model import (
     User,
     Websocket,
 )
+from shardd.config.streaming import StreamingOptions
+from shardd.config.streaming_check import check_streaming
 from shardd.errors import ConfigError
 from shardd.values import RouteUrl, parse_route_url, split_host_port
 
@@ -88,6 +90,7 @@ class Config:
     websocket: Websocket | None = None
     unix: UnixListener | None = None
     cluster: Cluster | None = None
+    streaming: StreamingOptions | None = None
     # limits of users and accounts over the whole host (shardd's own); "*" is everybody not named
     user_limits: Mapping[str, UseLimits] = field(default_factory=dict)
     account_limits: Mapping[str, UseLimits] = field(default_factory=dict)
@@ -162,6 +165,8 @@ class Config:
         self._validate_times()
         self._validate_users()
         self._validate_cluster()
+        if self.streaming is not None:
+            self._validate_streaming(self.streaming)
 
     def _validate_address(self) -> None:
         if self.port != PORT_ANY:
@@ -257,6 +262,24 @@ class Config:
                 split_host_port(cluster.advertise, limits.PORT)
             except ValueError as error:
                 raise ConfigError(f"cluster advertise: {error}") from None
+
+    def _validate_streaming(self, streaming: StreamingOptions) -> None:
+        check_streaming(streaming)
+        if streaming.nats.urls:
+            return  # the pool runs alone
+        if self.process_count > limits.PROCESSES_MAX:
+            raise ConfigError(
+                f"workers: {self.worker_count} and {streaming.workers} streaming workers are too"
+                f" many, a host has at most {limits.PROCESSES_MAX} processes"
+            )
+        if streaming.account not in self.account_names:
+            raise ConfigError(f'streaming account: there is no account "{streaming.account}"')
+
+    @property
+    def process_count(self) -> int:
+        """Processes of the host that the supervisor starts."""
+        streaming = 0 if self.streaming is None else self.streaming.workers
+        return self.worker_count + (self.cluster is not None) + streaming
 
     @property
     def route_urls(self) -> tuple[RouteUrl, ...]:

@@ -31,6 +31,8 @@ from shardd.config.reading import (
     text_of,
     texts_of,
 )
+from shardd.config.streaming import StreamingOptions
+from shardd.config.streaming_block import options_of, streaming_of
 from shardd.config.syntax import parse
 from shardd.config.tree import Entry, Section
 from shardd.config.unserved import BLOCKS, SETTINGS, read_unserved
@@ -73,6 +75,23 @@ def load_file(path: str, environment: Mapping[str, str] | None = None) -> Loaded
     fields = {**loaded.fields, "config_file": path, "config_digest": digest}
     config = dataclasses.replace(loaded.config, config_file=path, config_digest=digest)
     return Loaded(loaded.is_empty, config, loaded.conversions, fields)
+
+
+def load_streaming_file(path: str) -> tuple[StreamingOptions, tuple[str, ...]]:
+    """The options of a file that is for streaming: those of its `streaming` block if it has one,
+    else those at its top; and what the operator should know. Raises ConfigError."""
+    try:
+        text = _read_text(path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"error opening config file: open {path}: {reason}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not a text in UTF-8") from None
+    section = parse(text, path, environment=os.environ, read=_read_text)
+    notes = Notes()
+    block = section.entries.get("streaming")
+    options = options_of(section, notes) if block is None else streaming_of(block, notes)
+    return options, (*notes.warnings, *notes.conversions)
 
 
 def load_text(text: str, file: str, environment: Mapping[str, str]) -> Loaded:
@@ -217,6 +236,7 @@ def _block_readers(
         ),
         "listen_unix": setter(fields, "unix", unix_of),
         "cluster": setter(fields, "cluster", lambda entry: cluster_of(entry, read, notes)),
+        "streaming": setter(fields, "streaming", lambda entry: streaming_of(entry, notes)),
         "shardd": lambda entry: _read_shardd(entry, fields, notes),
     }
 

@@ -185,9 +185,9 @@ cdef class Mesh:
         self.dispatcher.sublist.drop_process(peer.slot)
         self._unblock()
 
-    def is_complete(self) -> bool:
-        """Whether every process that has joined has told what it wants, up to what it has
-        announced by now. Becomes READY on the way, so that announcers count this process in."""
+    def knows_all(self) -> bool:
+        """Whether every process that has joined has told what it wants, and reads this one's
+        ring."""
         cdef Peer peer
         self.check_members()
         for peer in self._peers:
@@ -198,6 +198,14 @@ cdef class Mesh:
             if slot != self.index and self.slots.state(slot) >= STATE_JOINED:
                 if self._peers[slot] is None:
                     return False
+        return True
+
+    def is_complete(self) -> bool:
+        """Whether every process that has joined has told what it wants, up to what it has
+        announced by now. Becomes READY on the way, so that announcers count this process in."""
+        cdef Peer peer
+        if not self.knows_all():
+            return False
         if self.slots.state(self.index) != STATE_READY:
             self._set_state(STATE_READY)
         for peer in self._peers:

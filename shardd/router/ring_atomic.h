@@ -1,5 +1,5 @@
 /*
- * Atomic accesses of memory that several processes share; the only C file of the project.
+ * Atomic accesses of memory that several processes share.
  *
  * Each function is one compiler builtin, so that its order is readable where it is called. Every
  * caller says why it needs that order and which access on the other side is its partner. All

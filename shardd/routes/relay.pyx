@@ -212,6 +212,8 @@ cdef class Relay(Dispatcher):
         """Tell the other servers what the host wants more or less than before."""
         cdef Peer peer
         for account, subject, queue, count in self.sublist.take_changes():
+            if account >= len(self._names):  # what processes of this host say to each other
+                continue
             for peer in self._peers:
                 if peer is not None:
                     link = peer.link_for(account, self._names[account])
@@ -224,7 +226,7 @@ cdef class Relay(Dispatcher):
             self.tell()
         entries, position = self.sublist.snapshot(position, SNAPSHOT_ENTRIES)
         for account, subject, queue, count in entries:
-            if peer.carries(self._names[account], link):
+            if account < len(self._names) and peer.carries(self._names[account], link):
                 self._tell_one(link, account, subject, queue, count)
         return position
 

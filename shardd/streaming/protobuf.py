@@ -38,8 +38,9 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Field:
+    number: int
     name: str
-    tag: bytes
+    prefix: bytes  # the tag as it is written
     default: object
     kind: _Kind
 
@@ -51,23 +52,16 @@ class Message:
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """The message in these bytes. Raises ValueError if they are not one."""
-        fields = _by_number(cls)
+        fields = _fields_of(cls)
         values: dict[str, object] = {}
         at = 0
         while at < len(data):
             start = at
             tag, at = _read_varint(data, at)
-            number = _signed(tag >> 3, 32)
-            wire_type = tag & 7
-            if wire_type == _GROUP_END or number <= 0:
-                raise ValueError(f"{cls.__name__}: bad tag at byte {start}")
-            field = fields.get(number)
+            field = fields.get(tag) or _odd_field(cls, tag)
             if field is None:
                 at = _skip(data, start)
-                continue
-            if wire_type != field.kind.wire_type:
-                raise ValueError(f"{cls.__name__}.{field.name}: wire type {wire_type}")
-            if wire_type == _VARINT:
+            elif field.kind.wire_type == _VARINT:
                 raw, at = _read_varint(data, at)
                 values[field.name] = field.kind.read(raw)
             else:
@@ -82,10 +76,10 @@ class Message:
         Raises ValueError for a number that does not fit its field.
         """
         pieces: list[bytes] = []
-        for field in _by_number(type(self)).values():
+        for field in _fields_of(type(self)).values():
             value = getattr(self, field.name)
             if value != field.default:
-                pieces += field.tag, field.kind.write(value)
+                pieces += field.prefix, field.kind.write(value)
         return b"".join(pieces)
 
 
@@ -146,17 +140,34 @@ def _declare(number: int, default: object, kind: _Kind) -> object:
 _TABLES: Final[dict[type[Message], dict[int, _Field]]] = {}
 
 
-def _by_number(message: type[Message]) -> dict[int, _Field]:
-    """The fields of a message class, from what was declared; put together at the first use."""
+def _fields_of(message: type[Message]) -> dict[int, _Field]:
+    """The fields of a message class by tag, from what was declared; put together at first use."""
     if message in _TABLES:
         return _TABLES[message]
     fields: dict[int, _Field] = {}
     for declared in dataclasses.fields(message):
         number, kind = declared.metadata[_NUMBER], declared.metadata[_KIND]
-        tag = _varint(number << 3 | kind.wire_type)
-        fields[number] = _Field(declared.name, tag, declared.default, kind)
+        tag = number << 3 | kind.wire_type
+        fields[tag] = _Field(number, declared.name, _varint(tag), declared.default, kind)
     _TABLES[message] = fields
     return fields
+
+
+def _odd_field(message: type[Message], tag: int) -> _Field | None:
+    """The field of a tag that is not written as ours are; None if there is no such field.
+
+    Raises ValueError if the tag is none, or a known field's with a foreign wire type.
+    """
+    number = _signed(tag >> 3, 32)
+    wire_type = tag & 7
+    if wire_type == _GROUP_END or number <= 0:
+        raise ValueError(f"{message.__name__}: bad tag {tag}")
+    for field in _fields_of(message).values():
+        if field.number == number:
+            if wire_type != field.kind.wire_type:
+                raise ValueError(f"{message.__name__}.{field.name}: wire type {wire_type}")
+            return field
+    return None
 
 
 # --- values --------------------------------------------------------------------------------------
@@ -197,8 +208,13 @@ def _write_bytes(value: bytes) -> bytes:
 # --- the wire ------------------------------------------------------------------------------------
 
 
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(0x80))
+
+
 def _varint(value: int) -> bytes:
     """An unsigned number, seven bits a byte, the lowest first."""
+    if value <= 0x7F:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -209,6 +225,8 @@ def _varint(value: int) -> bytes:
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:
     """The number at a place and the place behind it; bits above the 64th are dropped."""
+    if at < len(data) and data[at] <= 0x7F:
+        return data[at], at + 1
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

@@ -138,7 +138,8 @@ class StreamingServer:
             self._serve()
             return
         core.bus.subscribe(INQUIRY, core.server_row.inbox_prefix + b".hb.*")
-        core.bus.flush(self._ask_who_else)
+        # Servers that share the channels have asked each other already.
+        core.bus.flush(self._serve if core.options.partitioning else self._ask_who_else)
 
     def _ask_who_else(self) -> None:
         """A request without a heartbeat inbox is answered by any server, and changes nothing."""

@@ -286,11 +286,19 @@ class Worker:
 
     def _on_control(self) -> None:
         """Control messages came in: finish the boot if that was the last, and go on."""
-        if not self._is_accepting and self._mesh.is_complete():
+        if not self._is_accepting and self._mesh.is_complete() and self._may_accept():
             self._is_accepting = True
             self._entrance.start()
             self._notify_supervisor()
         self._finish()
+
+    def _may_accept(self) -> bool:
+        """A host takes its first client when its streaming workers are there. A worker that
+        replaces another one waits for nobody: clients are without it already."""
+        slots = self._shared.slots
+        return slots.incarnation(self._index) > 1 or all(
+            slots.state(index) == State.READY for index in self._setup.streaming_slots
+        )
 
     def _on_stall(self, client_id: int, milliseconds: int) -> None:
         connection = self._shared.connections.get(client_id)

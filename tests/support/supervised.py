@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from shardd import limits
 from shardd.config.core import Config
+from shardd.config.streaming import StreamingOptions
 from shardd.host import HostSetup, number_accounts
 from shardd.orders import Order, OrderChannel, Shed
 from shardd.process import Ended
@@ -65,22 +66,27 @@ class FakeChildren:
 class Bench:
     """A supervisor over a real shared page, with everything else in the test's hand."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, streaming: StreamingOptions | None = None) -> None:
+        """With `streaming` there are that many streaming workers behind the workers."""
+
         def eventfd() -> int:
             fd = os.eventfd(0, os.EFD_NONBLOCK)
             stack.callback(os.close, fd)
             return fd
 
         self.now = 1000.0
-        self.slots = Slots(WORKERS)
+        pool = 0 if streaming is None else streaming.workers
+        self.count = WORKERS + pool
+        config = dataclasses.replace(CONFIG, streaming=streaming)
+        self.slots = Slots(self.count)
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        self.orders = tuple(OrderChannel() for _ in range(WORKERS))
+        self.orders = tuple(OrderChannel() for _ in range(self.count))
         for channel in self.orders:
             stack.callback(channel.close)
         self.receivers = [channel.receiver() for channel in self.orders]
-        self.file: Config | Exception = CONFIG  # what a reload finds
+        self.file: Config | Exception = config  # what a reload finds
         self.setup = HostSetup(
-            config=CONFIG,
+            config=config,
             server_id="N",
             server_name="name",
             host="127.0.0.1",
@@ -88,7 +94,7 @@ class Bench:
             worker_count=WORKERS,
             slots=self.slots,
             rings=(),
-            doorbell_fds=tuple(eventfd() for _ in range(WORKERS)),
+            doorbell_fds=tuple(eventfd() for _ in range(self.count)),
             listeners=(self.listener,),
             handovers=(),
             control_dir="",
@@ -96,6 +102,8 @@ class Bench:
             hash_seed=0,
             orders=self.orders,
             account_ids=number_accounts(CONFIG.account_names, {}),
+            streaming_first=WORKERS,
+            streaming_count=pool,
         )
         self.children = FakeChildren()
         self.signals = FakeSignals(eventfd())
@@ -130,7 +138,7 @@ class Bench:
     def boot(self) -> None:
         """Both workers forked and ready."""
         self.supervisor.step()
-        for index in range(WORKERS):
+        for index in range(self.count):
             self.slots.set_state(index, State.READY)
         self.supervisor.step()
 
@@ -146,7 +154,7 @@ class Bench:
         """Passes, beat by beat; workers that are not mute beat."""
         for _ in range(round(seconds / limits.HEARTBEAT_S)):
             self.now += limits.HEARTBEAT_S
-            for index in range(WORKERS):
+            for index in range(self.count):
                 if index not in mute:
                     self.slots.beat(index)
             self.supervisor.step()

@@ -1,10 +1,12 @@
 """The files in conf/: each is read, and the commented one says what the defaults are."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from shardd.config.core import Config
 from shardd.config.load import load_file, load_text
+from shardd.config.streaming import StreamingOptions
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -25,6 +27,34 @@ def test_what_is_commented_out_is_valid_too() -> None:
     config = load_text(text[start:end], "example", {}).config
     assert [user.key for user in config.users][:2] == ["alice", "U" + "A" * 55]
     assert {account.name for account in config.accounts} == {"A", "B"}
+
+
+def test_the_streaming_file_holds_the_defaults() -> None:
+    loaded = load_file(str(CONF / "streaming.conf"))
+    assert loaded.conversions == ()
+    assert loaded.config.warnings == ()
+    assert loaded.config.streaming == StreamingOptions()
+    loaded.config.validate()
+
+
+def test_what_is_commented_out_of_the_streaming_file_is_valid_too() -> None:
+    lines = (CONF / "streaming.conf").read_text().splitlines()
+    text = "\n".join(
+        line.replace("# ", "", 1) if line.lstrip().startswith("# ") and is_setting(line) else line
+        for line in lines
+    )
+    options = load_text(text, "example", {}).config.streaming
+    assert options is not None
+    assert options.nats.urls == ("nats://one:4222", "nats://two:4222")
+    assert options.nats.tls_ca == "/etc/shardd/ca.pem"
+    assert [each.pattern for each in options.limits.channels] == ["orders.>", "orders.audit"]
+    assert (options.store, options.sql.source[:10]) == ("MEMORY", "postgresql")
+
+
+def is_setting(line: str) -> bool:
+    """Whether a comment holds a setting: a key and a value, a block's start or its end."""
+    text = line.strip().removeprefix("# ").strip()
+    return bool(re.fullmatch(r'"?[a-z_.>]+"?:? (\{.*|"?\S+"?|\{ .* \})|\}', text))
 
 
 def test_the_file_for_development_is_read() -> None:

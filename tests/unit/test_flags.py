@@ -48,6 +48,10 @@ PLAIN = [f for f in ALL_SERVED if not f.stands_for and f.names[0] not in ("help"
         (["-p", "1", "-p", "2"], ["--port=1", "--port=2"]),
         (["-p", "1", "--"], ["--port=1"]),
         (["-js=false", "--js=0"], []),
+        (["-mb", "64MB", "-ma=1h"], ["--max_bytes=67108864", "--max_age=1h"]),
+        (["-cid", "x", "-st=file"], ["--cluster_id=x", "--store=file"]),
+        (["-SDV", "-hbi", "2s"], ["--stan_debug=true", "--stan_trace=true", "--hb_interval=2s"]),
+        (["--file_sync=false"], ["--file_sync=false"]),
         (["-h=false"], []),
         (["-v"], ["--version"]),
         (["-v", "stray"], ["--version"]),
@@ -75,6 +79,8 @@ def test_a_command_line_has_one_canonical_form(argv, words):
         (["-p", " 1"], 'invalid value " 1" for flag -p: parse error'),
         (["-p", str(2**63)], f'invalid value "{2**63}" for flag -p: value out of range'),
         (["-D=maybe"], 'invalid boolean value "maybe" for -D: parse error'),
+        (["-mb", "64MX"], 'invalid value "64MX" for flag -mb: parse error'),
+        (["-hbi", "soon"], 'invalid value "soon" for flag -hbi: parse error'),
         (["-D="], 'invalid boolean value "" for -D: parse error'),
         (["---D"], "bad flag syntax: ---D"),
         (["-=x"], "bad flag syntax: -=x"),
@@ -125,6 +131,8 @@ def command_lines(draw):
         value = {
             Kind.BOOLEAN: st.sampled_from(["true", "false"]),
             Kind.INTEGER: st.integers(-(2**63), 2**63 - 1).map(str),
+            Kind.SIZE: st.integers(-(2**63) + 1, 2**63 - 1).map(str),
+            Kind.DURATION: st.sampled_from(["30s", "1h2m", "250ms", "5"]),
             Kind.TEXT: st.text(),
         }[flag.kind]
         text = draw(value)

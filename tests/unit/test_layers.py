@@ -44,8 +44,8 @@ LAYERS: Final = (
         {
             "config": (
                 ("ciphers", "model", "streaming", "tree"),
-                ("core", "reading", "syntax"),
-                ("access", "unserved"),
+                ("reading", "streaming_check", "syntax"),
+                ("access", "core", "streaming_block", "unserved"),
                 ("listeners",),
                 ("load",),
             )
@@ -60,7 +60,7 @@ LAYERS: Final = (
         {
             "auth": (
                 ("identity", "nkeys", "passwords", "certificates"),
-                ("claims",),
+                ("claims", "seeds"),
                 ("operator",),
                 ("authenticator",),
             )
@@ -116,21 +116,54 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "log", "protobuf", "schedule", "subjects", "texts"),
-                ("limits_of", "messages", "pb", "pool", "store", "stored_messages"),
-                ("inflight", "memory_log", "traffic"),
-                ("bus_probe", "memory_store", "subscription"),
-                ("clients", "queue_group"),
-                ("channel",),
-                ("commit_batch",),
-                ("receiver",),
-                ("core",),
-                ("channels", "followers", "inquiries"),
-                ("burial", "subscribing"),
+                (
+                    *("bus", "checksum", "log", "msgproto", "protobuf"),
+                    *("schedule", "subjects", "texts"),
+                ),
+                (
+                    *(
+                        "client_wire",
+                        "limits_of",
+                        "log_probe",
+                        "mesh_bus",
+                        "messages",
+                        "pb",
+                        "pool",
+                    ),
+                    *("receiver_probe", "records", "store", "stored_messages"),
+                ),
+                # stores
+                ("inflight", "memory_log", "segment", "state_db", "traffic"),
+                ("bus_probe", "memory_store", "subscription", "write_batch"),
+                ("clients", "queue_group", "write_job"),
+                ("channel", "file_log"),
+                ("batch", "file_recovery"),
+                ("file_commit", "receiver"),
+                # the core
+                ("core", "file_store"),
+                ("channels", "followers", "foreign", "inquiries"),
+                ("burial", "importing", "subscribing"),
                 ("admin", "connecting", "recovery"),
                 ("membership",),
                 ("server",),
-                ("statistics",),
+                # what it runs on
+                ("engine", "partition_bus", "statistics", "stores", "tcp_bus"),
+                ("partitioning", "questions"),
+                ("served",),
+                ("dialer", "main"),
+                ("alone", "verify"),
+                (
+                    {
+                        "client": (
+                            ("errors", "message", "options"),
+                            ("link",),
+                            ("pings",),
+                            ("session",),
+                            ("publisher", "subscription"),
+                            ("connection",),
+                        )
+                    },
+                ),
             )
         },
     ),
@@ -139,7 +172,7 @@ LAYERS: Final = (
         {
             "cli": (
                 ("client", "flags", "servers"),
-                ("commands", "routes", "signals"),
+                ("commands", "routes", "signals", "stream", "streaming"),
                 ("start",),
                 ("main",),
             )
@@ -153,85 +186,25 @@ SIBLINGS: Final[frozenset[tuple[str, str]]] = frozenset()
 
 # Bytes and events in, effects out; clock and seed are handed in.
 SANS_IO: Final = frozenset(
-    {
-        "auth.authenticator",
-        "auth.certificates",
-        "auth.claims",
-        "auth.identity",
-        "auth.nkeys",
-        "auth.operator",
-        "auth.passwords",
-        "config.access",
-        "config.core",
-        "config.model",
-        "config.reading",
-        "config.streaming",
-        "config.syntax",
-        "config.tree",
-        "config.unserved",
-        "errors",
-        "identity",
-        "lameduck",
-        "layer",
-        "limits",
-        "moments",
-        "router.dispatch",
-        "router.frame",
-        "router.imports",
-        "router.match_cache",
-        "router.match_result",
-        "router.patterns",
-        "reload",
-        "router.permissions",
-        "router.ring",
-        "router.spaces",
-        "router.subject",
-        "router.sublist",
-        "router.table",
-        "streaming.admin",
-        "streaming.burial",
-        "streaming.bus",
-        "streaming.bus_probe",
-        "streaming.channel",
-        "streaming.channels",
-        "streaming.clients",
-        "streaming.commit_batch",
-        "streaming.connecting",
-        "streaming.core",
-        "streaming.followers",
-        "streaming.inflight",
-        "streaming.inquiries",
-        "streaming.limits_of",
-        "streaming.log",
-        "streaming.membership",
-        "streaming.memory_log",
-        "streaming.memory_store",
-        "streaming.messages",
-        "streaming.pb",
-        "streaming.pool",
-        "streaming.protobuf",
-        "streaming.queue_group",
-        "streaming.receiver",
-        "streaming.recovery",
-        "streaming.schedule",
-        "streaming.server",
-        "streaming.statistics",
-        "streaming.store",
-        "streaming.stored_messages",
-        "streaming.subjects",
-        "streaming.subscribing",
-        "streaming.subscription",
-        "streaming.texts",
-        "streaming.traffic",
-        "transform",
-        "router.trie",
-        "timers",
-        "values",
-        "watch",
-        "wire",
-        "worker.info",
-        "worker.session",
-    }
+    (
+        "auth.authenticator auth.certificates auth.claims auth.identity auth.nkeys "
+        "auth.operator auth.passwords auth.seeds config.access config.core config.model "
+        "config.reading config.streaming config.streaming_block config.streaming_check "
+        "config.syntax config.tree config.unserved errors identity lameduck layer "
+        "limits moments reload router.dispatch router.frame router.imports "
+        "router.match_cache router.match_result router.patterns router.permissions "
+        "router.ring router.spaces router.subject router.sublist router.table "
+        "router.trie timers transform values watch wire worker.info worker.session"
+    ).split()
+) | frozenset(
+    f"streaming.{name}"
+    for name in (
+        "admin batch burial bus bus_probe channel channels checksum client_wire clients "
+        "connecting core followers inflight inquiries limits_of log membership "
+        "memory_log memory_store messages msgproto pb pool protobuf queue_group "
+        "receiver recovery schedule server statistics store stored_messages subjects "
+        "subscribing subscription texts traffic"
+    ).split()
 )
 
 # What those may not reach: modules of Python and of Cython's C library, and C headers.

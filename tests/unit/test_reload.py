@@ -18,6 +18,7 @@ from shardd.config.model import (
     User,
     Websocket,
 )
+from shardd.config.streaming import NatsOptions, SqlOptions, StreamingOptions
 from shardd.errors import ConfigError
 from shardd.reload import changes, duration_text, shares_to_shed
 
@@ -66,6 +67,7 @@ OTHER: dict[str, Any] = {
     "websocket": Websocket(port=1, password=SECRET),
     "unix": UnixListener(path="socket"),
     "cluster": Cluster(name="c", password=SECRET),
+    "streaming": StreamingOptions(sql=SqlOptions(SECRET), nats=NatsOptions(password=SECRET)),
     "user_limits": {"a": UseLimits(max_connections=1)},
     "account_limits": {"A": UseLimits(max_connections=1)},
     "lame_duck_duration_s": 40.0,
@@ -127,6 +129,7 @@ REFUSALS = {
     "websocket": "Websocket",
     "cluster": "Cluster",
     "operator": "TrustedOperators",
+    "streaming": "streaming",
 }
 
 

@@ -1,0 +1,154 @@
+"""`shardd streaming --nats URL`: the pool as one process of its own, a client of NATS servers.
+
+One process owns every part of the store. It keeps running while NATS cannot be reached, reads its
+store before it connects for the first time, and leaves it to whoever started it to start it again.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+import uvloop
+
+from shardd import log as logs
+from shardd.config.core import Config
+from shardd.config.streaming import StreamingOptions
+from shardd.errors import BootError, ConfigError, ExitCode, StoreError
+from shardd.identity import new_server_id
+from shardd.inquiry import Inquiries, open_inquiries
+from shardd.runfiles import RuntimeDirectory, write_pid_file
+from shardd.streaming.dialer import Dialer, NatsUrl
+from shardd.streaming.main import recover, run_loop
+from shardd.streaming.questions import QUESTION, answer, socket_name
+from shardd.streaming.served import Served
+from shardd.streaming.store import Recovered, Store
+from shardd.streaming.tcp_bus import TcpBus
+
+_CLOSE_S: Final = 0.05  # for what is written last to leave
+
+log = logging.getLogger("shardd.streaming")
+
+
+class Alone:
+    """The parts of a pool that runs alone, wired. Lives in its event loop."""
+
+    def __init__(
+        self,
+        options: StreamingOptions,
+        loop: asyncio.AbstractEventLoop,
+        store: Store,
+        recovered: Recovered,
+        inquiries: socket.socket,
+    ) -> None:
+        self._loop = loop
+        self._fault: BaseException | None = None
+        self._recovered: Recovered | None = recovered
+        self._is_stopping = False
+        self.exit_code = ExitCode.CLEAN
+        self._bus = TcpBus()
+        name = f"_NSS-{options.cluster_id}-general"
+        self._dialer = Dialer(self._bus, options.nats, name, self._on_connected)
+        self._task: asyncio.Task[None] | None = None
+        self._served = Served(options, self._bus, store, 0, loop, self._bus.finish, self.fail)
+        self._inquiries = Inquiries(
+            inquiries, loop, {QUESTION: partial(answer, self._served.server, new_server_id())}
+        )
+        self._is_serving = False
+        self._dialer.on_servers = self._served.servers_changed
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._on_signal, signal.SIGTERM)
+        self._loop.add_signal_handler(signal.SIGINT, self._on_signal, signal.SIGINT)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        self._task = self._loop.create_task(self._dialer.run())
+        self._task.add_done_callback(self._on_end)
+
+    def _on_connected(self, _: NatsUrl) -> None:
+        if self._recovered is not None and not self._is_stopping:
+            recovered, self._recovered = self._recovered, None
+            self._served.start(recovered, self._on_ready)
+
+    def _on_ready(self, error: str) -> None:
+        if error:
+            self.fail(StoreError(error))
+            return
+        self._is_serving = True
+        self._inquiries.start()
+        log.info("STREAM: Streaming Server is ready")
+
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.fail(task.exception() or RuntimeError("the dialer ended"))
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        log.info('Trapped "%s" signal', "terminated" if number == signal.SIGTERM else "interrupt")
+        log.info("Initiating Shutdown...")
+        if number == signal.SIGTERM:
+            self.exit_code = ExitCode.STREAMING_TERMINATED
+        if self._is_serving:
+            self._inquiries.stop()
+        self._served.engine.stop(self._stopped)
+
+    def _stopped(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        self._bus.close()
+        log.info("Server Exiting..")
+        # What was written last leaves in the next turns of the loop.
+        self._loop.call_later(_CLOSE_S, self._loop.stop)
+
+    def _on_hangup(self) -> None:
+        log.error(
+            "Failed to reload server configuration: config reload not supported for streaming"
+        )
+
+    def _reopen_log(self) -> None:
+        try:
+            logs.reopen()
+        except BootError as error:
+            log.error("%s", error)
+
+    def fail(self, fault: BaseException) -> None:
+        """Something that must not happen has happened; or the operator has to change something."""
+        if isinstance(fault, BootError | StoreError | ConfigError):
+            log.critical("STREAM: %s", fault)
+            self.exit_code = ExitCode.CONFIGURATION
+        else:
+            self._fault = fault
+        self._loop.stop()
+
+    def close(self) -> None:
+        """After the loop has ended."""
+        if self._fault is not None:
+            raise self._fault
+
+
+def run(config: Config) -> int:
+    """Be a pool of one process until a signal ends it; returns the exit code."""
+    options = config.streaming
+    assert options is not None
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    with ExitStack() as stack:
+        try:
+            if config.pid_file:
+                write_pid_file(config.pid_file)
+            runtime = RuntimeDirectory.create()
+            stack.callback(runtime.close)
+            inquiries = stack.enter_context(open_inquiries(runtime.path, socket_name(0)))
+            store, recovered = recover(options, 0, 1, loop)
+            alone = Alone(options, loop, store, recovered, inquiries)
+        except (BootError, StoreError) as error:
+            log.critical("STREAM: %s", error)
+            loop.close()
+            return ExitCode.CONFIGURATION
+        return run_loop(loop, alone)

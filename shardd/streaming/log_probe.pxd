@@ -1,0 +1,1 @@
+"""A door to the C face of channel logs, for tests and benchmarks: nothing for other modules."""

@@ -1,0 +1,42 @@
+"""Which store the options ask for, opened for one worker's parts."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from shardd.config.streaming import StreamingOptions
+from shardd.errors import StoreError
+from shardd.streaming.memory_store import MemoryStore
+from shardd.streaming.pool import LEAD
+from shardd.streaming.store import Store
+from shardd.streaming.subjects import partitions_of
+
+
+def open_store(
+    options: StreamingOptions, index: int, workers: int, loop: asyncio.AbstractEventLoop
+) -> Store:
+    """The store of worker `index` of so many. Its commits end in the thread of the event loop.
+
+    Raises:
+        StoreError: it cannot be opened; the text says what to do about it.
+    """
+
+    def later(callback: Callable[[], object]) -> None:
+        """From a thread of the store's."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(callback)
+
+    if options.store == "MEMORY":
+        return MemoryStore(loop.call_soon)
+    if options.store == "FILE":
+        from shardd.streaming.file_store import FileStore
+
+        return FileStore(
+            Path(options.directory),
+            partitions_of(index, workers),
+            options.file,
+            is_lead=index == LEAD,
+            call_soon=later,
+        )
+    raise StoreError("SQL stores are not served by this version of shardd")

@@ -1,0 +1,136 @@
+"""What the supervisor does about streaming workers: names, refusals, another try, whole losses."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from shardd import limits
+from shardd.config.streaming import StreamingOptions
+from shardd.errors import ExitCode
+from shardd.slots import State
+from tests.support.supervised import WORKERS, Bench
+
+FIRST, SECOND = WORKERS, WORKERS + 1
+MakeBench = Callable[[str], Bench]
+
+
+@pytest.fixture
+def make(caplog: pytest.LogCaptureFixture) -> Iterator[MakeBench]:
+    caplog.set_level(logging.INFO, "shardd")
+    with ExitStack() as stack:
+        yield lambda store: Bench(stack, StreamingOptions(workers=2, store=store))
+
+
+def finish(bench: Bench) -> int:
+    """The server ends; its exit code."""
+    for index in range(bench.count):
+        if bench.pid(index):
+            bench.end(index, 0)
+    return bench.supervisor.serve()
+
+
+def test_streaming_is_ready_with_the_server(
+    make: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make("FILE")
+    bench.supervisor.step()
+    for index in range(WORKERS):
+        bench.slots.set_state(index, State.READY)
+    bench.slots.set_state(FIRST, State.READY)
+    bench.slots.set_state(SECOND, State.JOINED)
+    bench.supervisor.step()
+    assert "Server is ready" not in caplog.messages
+    bench.slots.set_state(SECOND, State.READY)
+    bench.supervisor.step()
+    assert caplog.messages[-2:] == ["Server is ready", "STREAM: Streaming Server is ready"]
+
+
+def test_a_streaming_worker_is_replaced_under_its_own_name(
+    make: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make("FILE")
+    bench.boot()
+    pid = bench.pid(SECOND)
+    caplog.clear()
+    bench.end(SECOND, -signal.SIGKILL)
+    bench.pass_time(limits.HEARTBEAT_S)
+    bench.slots.set_state(SECOND, State.READY)
+    bench.supervisor.step()
+    assert caplog.messages == [
+        f"Streaming 1, pid {pid}, ended: SIGKILL, replacing it in 0.05s",
+        f"Streaming 1 is ready, pid {bench.pid(SECOND)}",
+    ]
+    assert bench.children.sent == []
+
+
+def test_a_refusal_at_start_ends_the_server_at_once(
+    make: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = make("FILE")
+    bench.supervisor.step()
+    bench.end(FIRST, ExitCode.CONFIGURATION)
+    assert [number for _, number in bench.children.sent] == [signal.SIGTERM] * (bench.count - 1)
+    assert finish(bench) == ExitCode.CONFIGURATION
+    assert not any("replacing" in line for line in caplog.messages)
+
+
+def test_a_crash_at_start_is_tried_again_and_then_given_up(make: MakeBench) -> None:
+    bench = make("FILE")
+    bench.supervisor.step()
+    for _ in range(limits.BOOT_FAILURES_MAX):
+        bench.end(FIRST, 70)
+        bench.pass_time(2 * limits.RESTART_BACKOFF_S_MAX, mute=())
+    assert finish(bench) == ExitCode.WORKER_BOOT_FAILED
+
+
+def test_a_store_that_is_gone_later_is_tried_again_for_ever(make: MakeBench) -> None:
+    bench = make("FILE")
+    bench.boot()
+    bench.end(FIRST, -signal.SIGKILL)
+    for _ in range(3 * limits.BOOT_FAILURES_MAX):
+        bench.pass_time(2 * limits.RESTART_BACKOFF_S_MAX)
+        assert bench.slots.state(FIRST) == State.BOOTING
+        bench.end(FIRST, ExitCode.CONFIGURATION)
+    assert not bench.children.sent
+
+
+def test_a_worker_that_reads_a_store_may_take_long(make: MakeBench) -> None:
+    bench = make("FILE")
+    bench.supervisor.step()
+    for index in (*range(WORKERS), SECOND):
+        bench.slots.set_state(index, State.READY)
+    bench.pass_time(limits.STREAMING_BOOT_S_MAX - 2 * limits.HEARTBEAT_S)
+    assert bench.children.sent == []
+    bench.pass_time(4 * limits.HEARTBEAT_S)
+    assert bench.children.sent[0][1] == signal.SIGABRT
+
+
+@pytest.mark.parametrize(("store", "lost"), [("MEMORY", 1), ("FILE", 0)])
+def test_a_store_in_memory_is_lost_as_a_whole(make: MakeBench, store: str, lost: int) -> None:
+    bench = make(store)
+    bench.boot()
+    other = bench.pid(FIRST)
+    bench.end(SECOND, -signal.SIGSEGV)
+    assert bench.children.sent == [(other, signal.SIGKILL)] * lost
+    bench.pass_time(limits.HEARTBEAT_S)
+    assert bench.children.sent == [(other, signal.SIGKILL)] * lost  # and the next ones live
+
+
+def test_a_worker_without_a_store_takes_nobody_along(make: MakeBench) -> None:
+    bench = make("MEMORY")
+    bench.boot()
+    bench.end(0, -signal.SIGSEGV)
+    assert bench.children.sent == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])
+def test_the_exit_code_says_which_signal_ended_it(
+    make: MakeBench, number: signal.Signals, code: int
+) -> None:
+    bench = make("FILE")
+    bench.boot()
+    bench.signal(number)
+    assert finish(bench) == code
