@@ -3,93 +3,92 @@
 Each scenario is a run of a program in `tests/clients/`, which writes down what the client saw.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
 import pytest
 
+from tests.streaming.conftest import Judged
 from tests.support.programs import go_program, node_directory
-from tests.support.streaming_server import (
-    STREAMING_KINDS,
-    StreamingPool,
-    StreamingServer,
-    require,
-)
 from tests.support.transcripts import judge, play
 
+MANY: Final = "store_limits { max_channels: 0 }"
 # So that a member that was killed is given up in seconds.
-IMPATIENT: Final = ("-hbi", "1s", "-hbt", "500ms", "-hbf", "1")
+IMPATIENT: Final = f'{MANY}\nhb_interval: "1s", hb_timeout: "500ms", hb_fail_count: 1'
+FEW: Final = "store_limits { max_channels: 3, max_subs: 1 }"
 
-
-@dataclass(frozen=True)
-class Setting:
-    """The server that a scenario wants: one of its own when it ends it, else a shared one."""
-
-    flags: Sequence[str] = ()
-    store: str = "FILE"
-    is_own: bool = False
-
-
-SHARED: Final = Setting(("-mc", "0"))
-OWN: Final = Setting(is_own=True)
-
-GO: Final = {
-    "start-positions": SHARED,
-    "start-on-empty-channel": SHARED,
-    "max-in-flight": SHARED,
-    "redelivery": SHARED,
-    "late-ack": SHARED,
-    "refused-subscriptions": SHARED,
-    "payloads": SHARED,
-    "many-subscriptions": SHARED,
-    "durable-resumes": SHARED,
-    "durable-over-stop": OWN,
-    "durable-over-kill": OWN,
-    "unsubscribe-or-close": SHARED,
-    "queue-group": SHARED,
-    "queue-member-leaves": SHARED,
-    "queue-member-killed": Setting(("-mc", "0", *IMPATIENT)),
-    "durable-queue-group": SHARED,
-    "durable-queue-over-stop": OWN,
-    "duplicate-client": SHARED,
-    "client-replaced": SHARED,
-    "refused-connections": SHARED,
-    "refused-publishes": SHARED,
-    "too-many-channels": Setting(("-mc", "3", "-msu", "1"), is_own=True),
-    "connection-lost": OWN,
-    "forgotten-by-restart": Setting(store="MEMORY", is_own=True),
-    "close-after-publish": SHARED,
-    "close-after-ack": SHARED,
-    "thousands-in-flight": SHARED,
-    "publish-over-restart": OWN,
+# Scenarios that leave the server whole, with its options.
+SHARED: Final = {
+    "start-positions": MANY,
+    "start-on-empty-channel": MANY,
+    "max-in-flight": MANY,
+    "redelivery": MANY,
+    "late-ack": MANY,
+    "refused-subscriptions": MANY,
+    "payloads": MANY,
+    "many-subscriptions": MANY,
+    "durable-resumes": MANY,
+    "unsubscribe-or-close": MANY,
+    "queue-group": MANY,
+    "queue-member-leaves": MANY,
+    "queue-member-killed": IMPATIENT,
+    "durable-queue-group": MANY,
+    "duplicate-client": MANY,
+    "client-replaced": MANY,
+    "refused-connections": MANY,
+    "refused-publishes": MANY,
+    "close-after-publish": MANY,
+    "close-after-ack": MANY,
+    "thousands-in-flight": MANY,
+}
+# Scenarios that end the server, or fill it.
+OWN: Final = (
+    "durable-over-stop",
+    "durable-over-kill",
+    "durable-queue-over-stop",
+    "too-many-channels",
+    "connection-lost",
+    "forgotten-by-restart",
+    "publish-over-restart",
+)
+# What the program for Node does not go through.
+GO_ONLY: Final = {
+    "start-on-empty-channel",
+    "late-ack",
+    "many-subscriptions",
+    "queue-member-leaves",
+    "refused-connections",
+    "close-after-ack",
+    "durable-over-kill",
+    "durable-queue-over-stop",
+    "too-many-channels",
+    "publish-over-restart",
 }
 
 
-def go() -> list[str]:
-    return [str(go_program("go-stan"))]
+def played(scenarios: Iterable[str]) -> list[tuple[str, str]]:
+    """The client and the scenario of each test."""
+    both = [(client, each) for each in scenarios for client in ("go", "node")]
+    return [pair for pair in both if pair[0] == "go" or pair[1] not in GO_ONLY]
 
 
-def run(
-    client: str, command: Callable[[], list[str]], scenario: str, setting: Setting, kind: str,
-    pool: StreamingPool,
-) -> None:  # fmt: skip
-    """One scenario against one kind of server."""
-    require(kind)
-    program = command()
-    if not setting.is_own:
-        server = pool.get(kind, *setting.flags, store=setting.store)
-        judge(client, scenario, server, play(program, scenario, server))
-        return
-    server = StreamingServer(kind, setting.flags, store=setting.store)
-    try:
-        server.start()
-        judge(client, scenario, server, play(program, scenario, server))
-    finally:
-        server.close()
+def command(client: str) -> list[str]:
+    """What runs the program of one client."""
+    if client == "go":
+        return [str(go_program("go-stan"))]
+    return ["node", str(node_directory("node-stan") / "trial.js")]
 
 
-@pytest.mark.parametrize("kind", STREAMING_KINDS)
-@pytest.mark.parametrize("scenario", GO)
-def test_go_client(streaming_pool: StreamingPool, kind: str, scenario: str) -> None:
-    run("go", go, scenario, GO[scenario], kind, streaming_pool)
+@pytest.mark.parametrize(("client", "scenario"), played(SHARED))
+def test_what_a_client_sees(shared: Judged, client: str, scenario: str) -> None:
+    program = command(client)
+    server = shared(SHARED[scenario])
+    judge(client, scenario, server, play(program, scenario, server))
+
+
+@pytest.mark.parametrize(("client", "scenario"), played(OWN))
+def test_what_a_client_sees_of_restarts(own: Judged, client: str, scenario: str) -> None:
+    program = command(client)
+    options = FEW if scenario == "too-many-channels" else ""
+    server = own(options, is_durable=scenario != "forgotten-by-restart")
+    judge(client, scenario, server, play(program, scenario, server))

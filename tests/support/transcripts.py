@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.streaming_server import ORIGINAL, StreamingServer
+from tests.support.streaming_server import CLUSTER_ID, ORIGINAL, StreamingServer
 from tests.support.waiting import PATIENCE
 
 RECORDED: Final = Path(__file__).resolve().parents[1] / "streaming" / "transcripts"
@@ -29,14 +29,14 @@ Line = dict[str, Any]
 def fulfil(server: StreamingServer, wish: str) -> None:
     """Do to the server what a scenario asks for."""
     for step in wish.split(" and "):
-        {"stop": server.stop, "kill": server.kill, "start": server.start}[step]()
+        {"stop": server.stop, "kill": server.kill_all, "start": server.start}[step]()
 
 
 def play(command: Sequence[str], scenario: str, server: StreamingServer) -> list[Line]:
     """Run one scenario with names of its own; fail with all that was seen when it does."""
     names = uuid4().hex[:8]
     process = subprocess.Popen(
-        [*command, scenario, server.url, server.cluster, names],
+        [*command, scenario, server.url, CLUSTER_ID, names],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
