@@ -5,7 +5,9 @@ original itself and shardd with one worker come with `-m slow`.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -16,8 +18,14 @@ from tests.support.streaming_server import (
     StreamingServer,
     make_streaming_server,
 )
+from tests.support.streaming_wire import StreamingWire
 
 Judged = Callable[..., StreamingServer]
+Wire = Callable[..., StreamingWire]
+
+# Channels below `few` hold five messages, channels below `lonely` take one subscription.
+SHARED_OPTIONS: Final = """store_limits { max_channels: 0
+  channels { "few.*": { max_msgs: 5 }, "lonely.*": { max_subs: 1 } } }"""
 
 
 @pytest.fixture(
@@ -84,3 +92,15 @@ def own(judged_kind: str, tmp_path: Path, no_leaks: None) -> Iterator[Judged]:
     yield start
     for server in servers:
         server.stop()
+
+
+@pytest.fixture
+def wire(shared: Judged) -> Iterator[Wire]:
+    """``wire()``: a client of the shared server that has not connected; closed after the test.
+    ``wire(server)`` is one of another server."""
+    with ExitStack() as stack:
+
+        def dial(server: StreamingServer | None = None) -> StreamingWire:
+            return stack.enter_context(StreamingWire(server or shared(SHARED_OPTIONS)))
+
+        yield dial
