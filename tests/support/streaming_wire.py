@@ -228,7 +228,7 @@ class StreamingWire:
 
     def sub_request(self, channel: bytes, inbox: bytes, **fields: Any) -> bytes:
         """A good SubscriptionRequest with some fields changed."""
-        mine = {"client_id": self.client_id, "subject": channel, "inbox": inbox}
+        mine: dict[str, Any] = {"client_id": self.client_id, "subject": channel, "inbox": inbox}
         mine |= {"max_in_flight": 1000, "ack_wait_s": 60, "start_position": StartPosition.FIRST}
         return pb.SubscriptionRequest(**(mine | fields)).encode()
 
