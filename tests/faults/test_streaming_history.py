@@ -6,7 +6,9 @@ has it. The seed is printed.
 
 import asyncio
 import contextlib
+import gc
 import random
+import warnings
 from pathlib import Path
 
 import psutil
@@ -21,9 +23,6 @@ from tests.support.streaming_server import (
     StreamingServer,
     make_streaming_server,
 )
-
-# The client library leaves the sockets of attempts to reconnect that failed to the collector.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 ROUNDS = 4
 ROUNDS_SOAK = 100
@@ -66,7 +65,11 @@ def run(kind: str, directory: Path, rng: random.Random, rounds: int) -> None:
     server = make_streaming_server(kind, "", directory / "store")
     server.start()
     try:
-        asyncio.run(live_through(server, rng, rounds))
+        with warnings.catch_warnings():
+            # The client library leaves sockets of failed attempts to reconnect to the collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            asyncio.run(live_through(server, rng, rounds))
+            gc.collect()
     finally:
         if server.is_alive():
             server.stop()
