@@ -157,10 +157,21 @@ def settled_pss_bytes(server: StreamingServer) -> int:
 
 
 def fill(server: StreamingServer, scale: Scale) -> None:
-    """A million messages in one channel; the server is ended."""
+    """A million messages in one channel; the server runs."""
     server.start()
     run_jobs(server.url, [Job(FULL, scale.pick(1_000_000, 5_000), in_flight=4096)])
+
+
+def fill_and_stop(server: StreamingServer, scale: Scale) -> None:
+    """The same; the server is ended."""
+    fill(server, scale)
     server.stop()
+
+
+def measure_filled(server: StreamingServer, scale: Scale, number: int) -> Measurement:
+    """What a server that has taken all those messages keeps in memory."""
+    figures = {"memory": settled_pss_bytes(server) / 1e6}
+    return Measurement(figures, scale.pick(1_000_000, 5_000), server.cpu_s(), 0.0)
 
 
 def measure_full(server: StreamingServer, scale: Scale, number: int) -> Measurement:
@@ -218,6 +229,13 @@ LOADS: Final = (
             Metric("memory-replayed", "MB", is_higher_better=False),
         ),
         measure_full,
+        fill_and_stop,
+    ),
+    StreamingLoad(
+        "million-filled",
+        "a server that has just stored 1,000,000 messages",
+        (Metric("memory", "MB", is_higher_better=False),),
+        measure_filled,
         fill,
     ),
 )

@@ -36,6 +36,7 @@ MODULES: Final = {
     ORIGINAL: "github.com/nats-io/nats-streaming-server@v0.25.6",
     "stan-bench": "github.com/nats-io/stan.go/examples/stan-bench@v0.10.4",
 }
+FILES_MAX: Final = 10_000
 MAKE_S: Final = 600.0
 POLL_S: Final = 0.002
 
@@ -72,13 +73,15 @@ class StreamingContender:
     def command(self) -> list[str]:
         """The command without port and store."""
         if not self.workers:
-            return [str(find_tool(ORIGINAL))]
+            # It keeps three files of each channel open, up to this many; without, it fails at the
+            # operating system's limit.
+            return [str(find_tool(ORIGINAL)), "--file_fds_limit", str(FILES_MAX)]
         # As many workers for clients as cores, as it comes.
         return [sys.executable, "-m", "shardd", "start", "--streaming", str(self.workers)]
 
     def version(self) -> str:
         """What the program says of its version."""
-        command = self.command()[:3] if self.workers else self.command()
+        command = self.command()[: 3 if self.workers else 1]
         done = subprocess.run(
             [*command, "--version"], capture_output=True, text=True, timeout=20, check=False
         )
