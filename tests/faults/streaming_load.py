@@ -247,6 +247,7 @@ class Subscriber:
 
     async def close(self) -> bool:
         """End in good order; whether the server said that it has ended now."""
+        self.life = 0  # an ack that is sent behind the request would come too late
         return not await self._end()
 
     async def _got(self, message: Msg, life: int) -> None:
