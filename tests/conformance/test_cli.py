@@ -399,7 +399,7 @@ def test_a_server_that_goes_away_ends_a_subscription_with_one_line(background, n
         with connection, connection.makefile("rb") as lines:
             connection.sendall(b'INFO {"max_payload":1048576,"headers":true} \r\n')
             answers = 0
-            while answers < 2:  # the PINGs of connecting and of subscribing
+            while answers < 3:  # the PING of connecting, and two of subscribing
                 if lines.readline() == b"PING\r\n":
                     connection.sendall(b"PONG\r\n")
                     answers += 1
