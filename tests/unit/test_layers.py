@@ -84,7 +84,7 @@ LAYERS: Final = (
                 ("sublist",),
                 ("bell", "dispatch", "sublist_probe"),
                 ("local", "mesh", "spaces"),
-                ("control",),
+                ("control", "spaces_probe"),
             )
         },
     ),
