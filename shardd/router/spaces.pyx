@@ -28,7 +28,7 @@ from shardd.transform import Transform, intersection, matches
 
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
-from shardd.router.sublist cimport Sublist, Subscriber, Subscription
+from shardd.router.sublist cimport Subscriber, Subscription
 
 INFO_HEADER = b"Nats-Request-Info: "  # what nats-server tells the responder in
 WORKED_OUT_MAX = limits.MAPPED_SUBJECTS_MAX

@@ -45,7 +45,8 @@ LAYERS: Final = (
             "config": (
                 ("ciphers", "model", "tree"),
                 ("core", "reading", "syntax"),
-                ("access", "unserved"),
+                ("sharing", "unserved"),
+                ("access",),
                 ("listeners",),
                 ("load",),
             )
