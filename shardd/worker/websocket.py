@@ -23,6 +23,7 @@ from shardd.errors import CloseReason
 from shardd.layer import Cookies, Layer, LayerError
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_NOT_SERVED: Final = ("/mqtt", "/leafnode")  # where nats-server's listener speaks other protocols
 _DATA: Final = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
 # Where the plaintext of TLS stands until WebSocket has taken it, one after the other: one place for
 # all connections of a process.
@@ -124,6 +125,12 @@ class WebsocketLayer:
             self._protocol.send_response(self._protocol.reject(403, "origin not allowed\n"))
             raise LayerError(
                 CloseReason.PROTOCOL_VIOLATION, "websocket handshake error: origin not allowed"
+            )
+        if request.path.partition("?")[0] in _NOT_SERVED:
+            self._protocol.send_response(self._protocol.reject(404, "not served here\n"))
+            raise LayerError(
+                CloseReason.PROTOCOL_VIOLATION,
+                f"websocket handshake error: {request.path.partition('?')[0]} is not served",
             )
         response = self._protocol.accept(request)
         if response.status_code == 101:

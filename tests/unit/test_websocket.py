@@ -81,6 +81,14 @@ def test_a_bad_upgrade_is_not_repeated_with_what_is_secret_in_it(header: bytes) 
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", [b"/mqtt", b"/leafnode", b"/mqtt?a=b"])
+def test_what_speaks_another_protocol_is_not_found(path: bytes) -> None:
+    one = layer()
+    with pytest.raises(LayerError, match="is not served"):
+        one.receive(memoryview((REQUEST % b"").replace(b" / ", b" %b " % path)))
+    assert one.take().startswith(b"HTTP/1.1 404 ")
+
+
 def test_cookies_are_credentials_and_do_not_show() -> None:
     one = layer(token_cookie="tok", username_cookie="u", password_cookie="p")
     one.receive(memoryview(REQUEST % b"Cookie: a=1; tok=s3cret; u=me; p=pw\r\n"))
