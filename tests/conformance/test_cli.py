@@ -171,7 +171,6 @@ def test_the_program_itself_shows_its_version(flag):
         (["start", "-t"], b"must specify file to validate with -t"),
         (["start", "-sl", "nope"], b'unknown signal "nope"'),
         (["signal", "stop=x"], b"could not read pid file x: no such file or directory"),
-        (["start", "-js"], b"this version of shardd does not serve -js (JetStream)"),
         (["start", "--tls"], b"TLS Server certificate must be present and valid"),
         (["start", "-p", "70000"], b"port: 70000 is not between 1 and 65535"),
         (["start", "--set", "bogus=1"], b'--set:1:0: unknown field "bogus"'),
