@@ -6,12 +6,11 @@ After each fault the hosts agree again, and clients that had no part in it have 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from itertools import count
 
 import pytest
 
 from tests.support.broker import Broker, free_port, make_broker
-from tests.support.cluster import Hosts, RoutePeer, cluster_text
+from tests.support.cluster import Hosts, RoutePeer, cluster_text, wait_heard
 from tests.support.fixtures import Dial
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
@@ -42,26 +41,6 @@ def listen(dial: Dial, broker: Broker, subject: bytes) -> WireClient:
     client.subscribe(subject, b"1")
     client.ping()
     return client
-
-
-def wait_heard(subscriber: WireClient, publisher: WireClient, subject: bytes) -> None:
-    """Publish until a message arrives, and then read until the last one has: interest travels in
-    its own time, messages in theirs."""
-    tokens = count()
-    text = b""
-
-    def has_heard() -> bytes:
-        nonlocal text
-        token = b"<%d>" % next(tokens)
-        publisher.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(token), token))
-        publisher.ping()
-        subscriber.send(b"PING\r\n")
-        text += subscriber.read_until(b"PONG\r\n")
-        return token if b">\r\n" in text else b""
-
-    last = wait_until(has_heard, f"{subject!r} to be heard on another host")
-    if last not in text:
-        subscriber.read_until(last + b"\r\n")
 
 
 def router_of(broker: Broker) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,6 +79,19 @@ class Machines(Hosts):
         """The host is gone from one moment to the next: no packet says good-bye."""
         self.network.unplug(index)
         self.brokers[index].kill()
+
+    def plug(self, index: int) -> None:
+        """The host's link is up again; returns when the host can be reached. For a moment its
+        kernel may still hold the hub to be unreachable, and reset what comes from there."""
+        self.network.plug(index)
+        address = self.brokers[index].host, self.brokers[index].port
+
+        def is_reached() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection(address, 1.0) as probe:
+                return bool(probe.recv(1))
+            return False
+
+        wait_until(is_reached, f"host{index + 1} to be reached")
 
     def settle(self) -> None:
         """Wait until all that live are routed to all others, and tell clients so."""
