@@ -131,6 +131,28 @@ def test_a_bad_certificate_is_refused_and_a_good_one_taken_after_a_reload(
         subscriber.expect_msg(subject, b"1", body)
 
 
+@pytest.mark.parametrize("named", ["localhost", "127.0.0.1"])
+@pytest.mark.parametrize("kinds", [("shardd-1",) * 3, (NATS_SERVER, "shardd-1", "shardd-1")])
+def test_who_is_learned_by_address_may_be_certified_by_name(
+    no_leaks: None, kinds: tuple[str, ...], named: str
+) -> None:
+    """The seed is dialed by its name; the others learn only addresses of each other."""
+    ports = [free_port() for _ in kinds]
+    brokers = [make_broker(kind) for kind in kinds]
+    try:
+        for index, broker in enumerate(brokers):
+            issued = certificates.authority().issue("host", host=named if index else "localhost")
+            text = cluster_text(f"host{index}", ports[index], ports[:1], block=block(issued))
+            broker.start_text(text.replace("nats://127.0.0.1", "nats://localhost"))
+        wait_until(
+            lambda: all(len(urls(broker)) == len(kinds) for broker in brokers), "a mesh", JOIN_S
+        )
+    finally:
+        for broker in brokers:
+            if broker.is_alive():
+                broker.stop()
+
+
 # --- one end is only bytes ------------------------------------------------------------------------
 
 

@@ -59,7 +59,9 @@ class Authority:
         names: list[x509.GeneralName] = (
             [] if email or subject else [x509.DNSName("localhost"), loopback]
         )
-        if host:
+        if host == "127.0.0.1":
+            names = [loopback]
+        elif host:
             names = [x509.DNSName(host)]
         if email:
             names.append(x509.RFC822Name(email))
