@@ -13,7 +13,7 @@ import pytest
 from tests.support.broker import NATS_SERVER
 from tests.support.crew import Crew
 from tests.support.fixtures import Dial
-from tests.support.machines import Machines, kill_router, machines_of, router_of
+from tests.support.machines import Machines, kill_router, machines_of, wait_replaced
 from tests.support.waiting import PATIENCE, wait_until
 
 Form = Callable[..., Machines]
@@ -64,11 +64,6 @@ def wait_parted(machines: Machines, one: int, other: int) -> None:
     wait_lost(machines, other, one)
 
 
-def wait_replaced(machines: Machines, index: int, old: int) -> None:
-    """There is another router."""
-    wait_until(lambda: router_of(machines[index]) != old, "another router")
-
-
 @formations("two-shardd")
 def test_a_link_that_is_cut_and_healed(form: Form, dial: Dial, kinds: tuple[str, ...]) -> None:
     machines = form(*kinds)
@@ -88,7 +83,6 @@ def test_a_link_that_is_cut_and_healed(form: Form, dial: Dial, kinds: tuple[str,
         crew.check()
 
 
-@slow
 @formations()
 def test_packets_get_lost_in_one_direction(form: Form, dial: Dial, kinds: tuple[str, ...]) -> None:
     machines = form(*kinds)
@@ -104,7 +98,7 @@ def test_packets_get_lost_in_one_direction(form: Form, dial: Dial, kinds: tuple[
         crew.unwant(other, 8)
 
 
-@formations("one-shardd")
+@formations()
 def test_a_host_loses_its_network_for_a_while(
     form: Form, dial: Dial, kinds: tuple[str, ...]
 ) -> None:
@@ -122,7 +116,7 @@ def test_a_host_loses_its_network_for_a_while(
     crew.check()
 
 
-@formations("two-shardd")
+@formations()
 def test_a_host_loses_its_power(form: Form, dial: Dial, kinds: tuple[str, ...]) -> None:
     machines = form(*kinds)
     crew = Crew(machines, dial)
@@ -151,7 +145,7 @@ def test_a_router_dies(form: Form, dial: Dial, kinds: tuple[str, ...]) -> None:
             old = kill_router(machines[index])
             crew.unwant(index, 1)
             crew.want(index, 2)
-            wait_replaced(machines, index, old)
+            wait_replaced(machines[index], old)
             crew.check()
 
 

@@ -101,11 +101,24 @@ def pair(request: pytest.FixtureRequest, no_leaks: None) -> Iterator[Pair]:
             broker.stop()
 
 
-every_pair = pytest.mark.parametrize("pair", ENDS, indirect=True, ids=" to ".join)
+# One way in which each end of each kind is the bad one; the others in the long run only.
+QUICK = ((ENDS[1], 0), (ENDS[2], 1))
 
 
-@every_pair
-@pytest.mark.parametrize("bad", [0, 1], ids=["listening", "dialing"])
+@pytest.mark.parametrize(
+    ("pair", "bad"),
+    [
+        pytest.param(
+            ends,
+            bad,
+            id=f"{ends[1]} to {ends[0]}, {ends[bad]} is bad",
+            marks=() if (ends, bad) in QUICK else pytest.mark.slow,
+        )
+        for ends in ENDS
+        for bad in (0, 1)
+    ],
+    indirect=["pair"],
+)
 def test_a_bad_certificate_is_refused_and_a_good_one_taken_after_a_reload(
     pair: Pair, bad: int, dial: Dial
 ) -> None:
@@ -132,7 +145,13 @@ def test_a_bad_certificate_is_refused_and_a_good_one_taken_after_a_reload(
 
 
 @pytest.mark.parametrize("named", ["localhost", "127.0.0.1"])
-@pytest.mark.parametrize("kinds", [("shardd-1",) * 3, (NATS_SERVER, "shardd-1", "shardd-1")])
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("shardd-1",) * 3,
+        pytest.param((NATS_SERVER, "shardd-1", "shardd-1"), marks=pytest.mark.slow),
+    ],
+)
 def test_who_is_learned_by_address_may_be_certified_by_name(
     no_leaks: None, kinds: tuple[str, ...], named: str
 ) -> None:

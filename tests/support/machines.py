@@ -190,6 +190,11 @@ def kill_router(broker: Broker) -> int:
     return pid
 
 
+def wait_replaced(broker: Broker, old: int) -> None:
+    """Wait until there is another router than this one, which was killed."""
+    wait_until(lambda: router_of(broker) != old, "another router")
+
+
 @contextlib.contextmanager
 def machines_of(
     kinds: Sequence[str], *, routes: Sequence[int] | None = None, more: str = "", block: str = ""
