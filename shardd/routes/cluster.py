@@ -30,6 +30,9 @@ from shardd.topology import Topology
 from shardd.values import RouteUrl
 
 FIRST_PING_S: Final = 1.0
+# A nats-server whose credentials are wrong dials again at once, thousands of times a second, when
+# it is refused by a server without a pool of routes. What it is answered can wait.
+REFUSAL_S: Final = 1.0
 PING_INTERVAL_S_MAX: Final = 30.0
 
 log = logging.getLogger("shardd.routes")
@@ -65,6 +68,7 @@ class About:
     peer: Peer | None = None
     introduction: Introduction | None = None
     ping_at: float = 0.0
+    refuse_at: float = 0.0  # its credentials were wrong: when it is told so
     pings_out: int = 0
     pinged_at: float = 0.0
     rtt_s: float | None = None
@@ -184,7 +188,11 @@ class Cluster:
                 continue
             about: About = route.about
             if not route.is_registered:
-                if now - about.since >= self._config.auth_timeout_s:
+                if about.refuse_at and now >= about.refuse_at:
+                    route.close(
+                        CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION
+                    )
+                elif now - about.since >= self._config.auth_timeout_s:
                     route.close(
                         CloseReason.AUTHENTICATION_TIMEOUT,
                         None if route.is_dialed else errors.ERR_AUTHENTICATION_TIMEOUT,
@@ -238,12 +246,14 @@ class Cluster:
 
     def on_stranger(self, route: Route) -> None:
         """Something else than CONNECT came first."""
+        if route.about.refuse_at:
+            return
         route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
 
     def on_connect(self, route: Route, text: bytes) -> None:
         """CONNECT of a server that dialed this one."""
         about: About = route.about
-        if about.has_connected:
+        if about.has_connected or about.refuse_at:
             return
         try:
             told = read_credentials(text)
@@ -257,7 +267,7 @@ class Cluster:
             is_known = hmac.compare_digest(told.password.encode(), self._config.password.encode())
             if not (is_user and is_known):
                 log.error("%s - authentication error", route)
-                route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
+                about.refuse_at = self._now + REFUSAL_S
                 return
         about.has_connected = True
 

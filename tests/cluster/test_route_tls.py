@@ -144,7 +144,7 @@ def test_a_bad_certificate_is_refused_and_a_good_one_taken_after_a_reload(
         subscriber.expect_msg(subject, b"1", body)
 
 
-@pytest.mark.parametrize("named", ["localhost", "127.0.0.1"])
+@pytest.mark.parametrize("named", ["localhost", pytest.param("127.0.0.1", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kinds",
     [
