@@ -30,8 +30,8 @@ from shardd.topology import Topology
 from shardd.values import RouteUrl
 
 FIRST_PING_S: Final = 1.0
-# A nats-server whose credentials are wrong dials again at once, thousands of times a second, when
-# it is refused by a server without a pool of routes. What it is answered can wait.
+# A nats-server whose credentials or name are wrong dials again at once, a thousand times a second,
+# when it is refused by a server without a pool of routes. What it is answered can wait.
 REFUSAL_S: Final = 1.0
 PING_INTERVAL_S_MAX: Final = 30.0
 
@@ -68,7 +68,7 @@ class About:
     peer: Peer | None = None
     introduction: Introduction | None = None
     ping_at: float = 0.0
-    refuse_at: float = 0.0  # its credentials were wrong: when it is told so
+    refusal: tuple[float, CloseReason, str | None] | None = None  # when it is told what, if at all
     pings_out: int = 0
     pinged_at: float = 0.0
     rtt_s: float | None = None
@@ -188,10 +188,8 @@ class Cluster:
                 continue
             about: About = route.about
             if not route.is_registered:
-                if about.refuse_at and now >= about.refuse_at:
-                    route.close(
-                        CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION
-                    )
+                if about.refusal is not None and now >= about.refusal[0]:
+                    route.close(*about.refusal[1:])
                 elif now - about.since >= self._config.auth_timeout_s:
                     route.close(
                         CloseReason.AUTHENTICATION_TIMEOUT,
@@ -246,14 +244,14 @@ class Cluster:
 
     def on_stranger(self, route: Route) -> None:
         """Something else than CONNECT came first."""
-        if route.about.refuse_at:
+        if route.about.refusal is not None:
             return
         route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
 
     def on_connect(self, route: Route, text: bytes) -> None:
         """CONNECT of a server that dialed this one."""
         about: About = route.about
-        if about.has_connected or about.refuse_at:
+        if about.has_connected or about.refusal is not None:
             return
         try:
             told = read_credentials(text)
@@ -267,13 +265,19 @@ class Cluster:
             is_known = hmac.compare_digest(told.password.encode(), self._config.password.encode())
             if not (is_user and is_known):
                 log.error("%s - authentication error", route)
-                about.refuse_at = self._now + REFUSAL_S
+                about.refusal = (
+                    self._now + REFUSAL_S,
+                    CloseReason.AUTHENTICATION_FAILURE,
+                    errors.ERR_AUTHORIZATION_VIOLATION,
+                )
                 return
         about.has_connected = True
 
     def on_info(self, route: Route, text: bytes) -> None:
         """INFO: who the peer is, what has changed with it, or who else there is."""
         about: About = route.about
+        if about.refusal is not None:
+            return
         if not about.has_connected:
             self.on_stranger(route)
             return
@@ -360,7 +364,14 @@ class Cluster:
             return
         if self._has_namesake(told):
             log.error("%s - Remote server has a duplicate name: %r", route, told.server_name)
-            route.close(CloseReason.DUPLICATE_SERVER_NAME)
+            if route.is_dialed:
+                route.close(CloseReason.DUPLICATE_SERVER_NAME)
+            else:
+                about.refusal = (
+                    self._now + REFUSAL_S,
+                    CloseReason.DUPLICATE_SERVER_NAME,
+                    None,
+                )
             return
         is_known = any(peer.server_id == told.server_id for peer in self._relay.peers)
         if is_known or told.account:
