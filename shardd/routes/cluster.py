@@ -30,6 +30,9 @@ from shardd.topology import Topology
 from shardd.values import RouteUrl
 
 FIRST_PING_S: Final = 1.0
+# A nats-server whose credentials or name are wrong dials again at once, a thousand times a second,
+# when it is refused by a server without a pool of routes. What it is answered can wait.
+REFUSAL_S: Final = 1.0
 PING_INTERVAL_S_MAX: Final = 30.0
 
 log = logging.getLogger("shardd.routes")
@@ -65,6 +68,7 @@ class About:
     peer: Peer | None = None
     introduction: Introduction | None = None
     ping_at: float = 0.0
+    refusal: tuple[float, CloseReason, str | None] | None = None  # when it is told what, if at all
     pings_out: int = 0
     pinged_at: float = 0.0
     rtt_s: float | None = None
@@ -184,7 +188,9 @@ class Cluster:
                 continue
             about: About = route.about
             if not route.is_registered:
-                if now - about.since >= self._config.auth_timeout_s:
+                if about.refusal is not None and now >= about.refusal[0]:
+                    route.close(*about.refusal[1:])
+                elif now - about.since >= self._config.auth_timeout_s:
                     route.close(
                         CloseReason.AUTHENTICATION_TIMEOUT,
                         None if route.is_dialed else errors.ERR_AUTHENTICATION_TIMEOUT,
@@ -238,12 +244,14 @@ class Cluster:
 
     def on_stranger(self, route: Route) -> None:
         """Something else than CONNECT came first."""
+        if route.about.refusal is not None:
+            return
         route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
 
     def on_connect(self, route: Route, text: bytes) -> None:
         """CONNECT of a server that dialed this one."""
         about: About = route.about
-        if about.has_connected:
+        if about.has_connected or about.refusal is not None:
             return
         try:
             told = read_credentials(text)
@@ -257,13 +265,19 @@ class Cluster:
             is_known = hmac.compare_digest(told.password.encode(), self._config.password.encode())
             if not (is_user and is_known):
                 log.error("%s - authentication error", route)
-                route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
+                about.refusal = (
+                    self._now + REFUSAL_S,
+                    CloseReason.AUTHENTICATION_FAILURE,
+                    errors.ERR_AUTHORIZATION_VIOLATION,
+                )
                 return
         about.has_connected = True
 
     def on_info(self, route: Route, text: bytes) -> None:
         """INFO: who the peer is, what has changed with it, or who else there is."""
         about: About = route.about
+        if about.refusal is not None:
+            return
         if not about.has_connected:
             self.on_stranger(route)
             return
@@ -350,7 +364,14 @@ class Cluster:
             return
         if self._has_namesake(told):
             log.error("%s - Remote server has a duplicate name: %r", route, told.server_name)
-            route.close(CloseReason.DUPLICATE_SERVER_NAME)
+            if route.is_dialed:
+                route.close(CloseReason.DUPLICATE_SERVER_NAME)
+            else:
+                about.refusal = (
+                    self._now + REFUSAL_S,
+                    CloseReason.DUPLICATE_SERVER_NAME,
+                    None,
+                )
             return
         is_known = any(peer.server_id == told.server_id for peer in self._relay.peers)
         if is_known or told.account:

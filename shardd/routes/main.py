@@ -276,9 +276,8 @@ class Router:
             raise
         route = self._make_route(connection, connection.getpeername(), is_dialed=True)
         if self._client_context is not None and self._tls is not None:
-            route.start_layer(
-                TlsLayer(self._client_context, self._tls, is_server=False, host=dial.url.host)
-            )
+            host = dial.certified_name(self._cluster.roster.configured_name)
+            route.start_layer(TlsLayer(self._client_context, self._tls, is_server=False, host=host))
         self._cluster.dialed(route, dial, time.monotonic())
         self._pump.finish()
 
