@@ -25,6 +25,7 @@ cdef class Peer:
     cdef readonly str server_id
     cdef readonly list links               # by index in the pool; None: not connected (yet)
     cdef readonly dict pinned              # account name to the connection that is for it alone
+    cdef readonly dict foreign             # what it wants of accounts that this host does not have
     cdef dict _by_account                  # account number to its connection, as found before
 
     cdef Link link_for(self, uint32_t account, bytes name)
@@ -39,6 +40,7 @@ cdef class Relay(Dispatcher):
     cdef list _peers                       # Peer or None, by number
     cdef list _names                       # account names, by number
     cdef dict _accounts                    # and the other way round
+    cdef object _learn
     cdef readonly list _waiting            # (interest sequence, link) of PINGs, oldest first
     cdef Choice* _choices
     cdef size_t _choice_count
@@ -47,6 +49,7 @@ cdef class Relay(Dispatcher):
     cdef size_t _head_bytes
 
     cpdef answer(self)
+    cdef bint _is_known(self, size_t account) except -1
     cdef int publish_routed(
         self, Message* message, const unsigned char* queues, size_t queues_len
     ) except -1

@@ -1,6 +1,6 @@
 """Between this host and the others: the Python face."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 from shardd.poller import Source
@@ -38,6 +38,8 @@ class Peer:
     def links(self) -> list[Link | None]: ...
     @property
     def pinned(self) -> dict[bytes, Link]: ...
+    @property
+    def foreign(self) -> dict[bytes, dict[tuple[bytes, bytes | None], int]]: ...
     def __init__(self, number: int, server_id: str, pool_size: int) -> None: ...
     def forget_choices(self) -> None: ...
     def all_links(self) -> list[Link]: ...
@@ -47,7 +49,13 @@ def pool_index(name: bytes, size: int) -> int: ...
 
 class Relay(Dispatcher):
     def __init__(
-        self, host: Sublist, cluster: Sublist, producer: Producer, index: int, seed: int
+        self,
+        host: Sublist,
+        cluster: Sublist,
+        producer: Producer,
+        index: int,
+        seed: int,
+        learn: Callable[[], None] | None = ...,
     ) -> None: ...
     @property
     def peers(self) -> list[Peer]: ...

@@ -69,6 +69,7 @@ cdef class Peer:
         self.server_id = server_id
         self.links = [None] * pool_size
         self.pinned = {}
+        self.foreign = {}
         self._by_account = {}
 
     def forget_choices(self) -> None:
@@ -116,6 +117,8 @@ cdef class Relay(Dispatcher):
         producer: the router's ring.
         index: its slot.
         seed: for the choice among queue members.
+        learn: called when this host's processes speak of an account whose number is not known
+            here; `set_accounts` may follow at once.
     """
 
     def __init__(
@@ -125,12 +128,14 @@ cdef class Relay(Dispatcher):
         Producer producer not None,
         uint32_t index,
         uint64_t seed,
+        object learn=None,
     ):
         Dispatcher.__init__(self, host, producer, index, seed)
         self.offered = cluster
         self._peers = [None] * PEERS_MAX
         self._names = []
         self._accounts = {}
+        self._learn = learn
         self._waiting = []
 
     def __dealloc__(self):
@@ -138,11 +143,24 @@ cdef class Relay(Dispatcher):
         free(self._head)
 
     def set_accounts(self, numbers: dict[str, int]) -> None:
-        """The numbers of the host's accounts; none is ever given to another name."""
+        """The numbers of the host's accounts; none is ever given to another name. What other
+        servers have wanted of an account until now counts from here on."""
+        cdef Peer peer
         self._accounts = {name.encode(): number for name, number in numbers.items()}
         self._names = [b""] * len(self._accounts)
         for name, number in self._accounts.items():
             self._names[number] = name
+        for peer in self.peers:
+            for name in [name for name in peer.foreign if name in self._accounts]:
+                for (subject, queue), count in peer.foreign.pop(name).items():
+                    self.offered.set_remote(
+                        peer.number, self._accounts[name], subject, queue, count)
+
+    cdef bint _is_known(self, size_t account) except -1:
+        """Whether the account's number has a name, after asking for it if need be."""
+        if account >= <size_t>len(self._names) and self._learn is not None:
+            self._learn()
+        return account < <size_t>len(self._names)
 
     @property
     def peers(self) -> list[Peer]:
@@ -189,29 +207,48 @@ cdef class Relay(Dispatcher):
     def want(
         self, uint32_t peer, bytes account, bytes subject not None, bytes queue, uint32_t count
     ) -> int:
-        """What another server wants; an account that is not known here is nobody's. Returns by how
-        much the number of its subscriptions has changed."""
+        """What another server wants. For an account that this host does not have it is kept until
+        it does. Returns by how much the number of its subscriptions has changed."""
+        cdef Peer other
         number = self._accounts.get(account)
-        if number is None:
-            return 0
-        return self.offered.set_remote(peer, number, subject, queue, count)
+        if number is not None:
+            return self.offered.set_remote(peer, number, subject, queue, count)
+        other = self._peers[peer]
+        wishes = other.foreign.setdefault(account, {})
+        before = len(wishes)
+        if count:
+            wishes[subject, queue] = count
+        else:
+            wishes.pop((subject, queue), None)
+        change = len(wishes) - before
+        if not wishes:
+            del other.foreign[account]
+        return change
 
     def wanted_by(
         self, Peer peer not None, Link link not None, int position = 0
     ) -> tuple[list[tuple[bytes, bytes, bytes | None, int]], int]:
         """One part of what another server wants by one of its connections, as (account, subject,
         queue, members): from position 0 on, until the next one is -1. Some may come twice."""
-        entries, position = self.offered.snapshot_of(peer.number, position, SNAPSHOT_ENTRIES)
-        return [
+        known, position = self.offered.snapshot_of(peer.number, position, SNAPSHOT_ENTRIES)
+        entries = [
             (self._names[account], subject, queue, count)
-            for account, subject, queue, count in entries
-            if peer.carries(self._names[account], link)
-        ], position
+            for account, subject, queue, count in known
+        ]
+        if position < 0:
+            entries += [
+                (name, subject, queue, count)
+                for name, wishes in peer.foreign.items()
+                for (subject, queue), count in wishes.items()
+            ]
+        return [entry for entry in entries if peer.carries(entry[0], link)], position
 
     def tell(self) -> None:
         """Tell the other servers what the host wants more or less than before."""
         cdef Peer peer
         for account, subject, queue, count in self.sublist.take_changes():
+            if not self._is_known(account):
+                raise InternalError("the supervisor has told nobody of an account that is in use")
             for peer in self._peers:
                 if peer is not None:
                     link = peer.link_for(account, self._names[account])
@@ -288,7 +325,7 @@ cdef class Relay(Dispatcher):
         cdef bytes name
         if not read_record(record, length, &message):
             raise InternalError("a record of a ring contradicts itself")
-        if message.flags & MESSAGE_IS_ROUTED or message.account >= <size_t>len(self._names):
+        if message.flags & MESSAGE_IS_ROUTED or not self._is_known(message.account):
             return 0
         if self.sublist.has_changes():
             # What was wanted before this message is known before it (rule 2).

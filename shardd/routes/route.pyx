@@ -319,10 +319,12 @@ cdef class Route(Link):
             self.owner.on_stranger(self)
 
     cdef int64_t _number_of(self, const RouteOperation* operation) except -2:
-        """The number of the line's account, -1 when there is no such account here."""
+        """The number of the line's account, -1 while there is no such account here."""
         if operation.account == NULL:
+            if self._account_number < 0:
+                self._account_number = self._relay._accounts.get(self._account, -1)
             return self._account_number
-        if self._account is None or (
+        if self._account_number < 0 or self._account is None or (
             <size_t>PyBytes_GET_SIZE(self._account) != operation.account_len
             or memcmp(PyBytes_AS_STRING(self._account), operation.account, operation.account_len)
         ):
@@ -370,8 +372,7 @@ cdef class Route(Link):
         cdef bytes queue = None
         cdef int64_t change
         self.interest_lines += 1
-        if self._number_of(operation) < 0:
-            return 0
+        self._number_of(operation)
         if operation.queue != NULL:
             queue = operation.queue[:operation.queue_len]
         change = self._relay.want(
