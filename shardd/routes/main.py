@@ -102,6 +102,7 @@ class Router:
             config.ping_interval_s,
             config.ping_max,
             random.Random(seed),
+            config.system_account,
         )
         self._cluster.roster.set_explicit(config.route_urls, 0.0)
         self._pump = Pump(
@@ -378,6 +379,8 @@ def introduce(setup: HostSetup) -> Self:
         verifies_tls=cluster.tls is not None,
         connect_urls=setup.connect_urls,
         websocket_urls=setup.websocket_urls,
+        permissions=cluster.permissions,
+        pool_size=max(cluster.pool_size, 0),
     )
 
 

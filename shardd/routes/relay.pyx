@@ -12,7 +12,7 @@ What came from another server never goes to one: full mesh, one hop.
 """
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -21,7 +21,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from shardd import limits
 from shardd.errors import InternalError
 
-from shardd.outbound cimport Outbound
 from shardd.router.dispatch cimport HOPS_MAX, Dispatcher
 from shardd.router.frame cimport (
     MESSAGE_FOR_QUEUES,
@@ -38,6 +37,8 @@ from shardd.router.frame cimport (
 )
 from shardd.router.ring cimport Producer
 from shardd.router.sublist cimport Match, MatchGroup, Sublist
+from shardd.router.permissions cimport Permissions
+from shardd.routes.peer cimport Link, Peer
 from shardd.routes.wire cimport next_name
 
 PEERS_MAX = limits.PEERS_MAX
@@ -48,64 +49,6 @@ cdef enum:
     HEAD_ROOM = 16
     # From here on a reference is cheaper than a copy, as for clients.
     LENT_BYTES_MIN = 6144
-
-
-cdef class Link(Outbound):
-    """A connection to another server. `Route` reads it; here it is written to."""
-
-
-@cython.final
-cdef class Peer:
-    """Another server that is connected. Belongs to one relay.
-
-    Args:
-        number: by which the index knows it.
-        server_id: its own name for itself.
-        pool_size: how many connections its accounts are spread over.
-    """
-
-    def __init__(self, uint32_t number, str server_id, int pool_size):
-        self.number = number
-        self.server_id = server_id
-        self.links = [None] * pool_size
-        self.pinned = {}
-        self.foreign = {}
-        self._by_account = {}
-
-    def forget_choices(self) -> None:
-        """A connection came or went: accounts look anew for theirs."""
-        self._by_account.clear()
-
-    def all_links(self) -> list[Link]:
-        """Its connections, those of the pool first."""
-        return [link for link in self.links if link is not None] + list(self.pinned.values())
-
-    cdef Link link_for(self, uint32_t account, bytes name):
-        """The connection that carries this account; None while it is not there."""
-        link = self._by_account.get(account)
-        if link is None:
-            link = self.pinned.get(name)
-            if link is None:
-                link = self.links[pool_index(name, len(self.links))]
-            if link is not None:
-                self._by_account[account] = link
-        return link
-
-    def carries(self, name: bytes, link: Link) -> bool:
-        """Whether this account's lines go by this connection."""
-        if name in self.pinned:
-            return self.pinned[name] is link
-        return self.links[pool_index(name, len(self.links))] is link
-
-
-def pool_index(name: bytes, size: int) -> int:
-    """Which connection of a pool an account takes: FNV-1a, 32 bits, of its name (sheet 10.4)."""
-    if size <= 1:
-        return 0
-    number = 0x811C9DC5
-    for byte in name:
-        number = (number ^ byte) * 0x01000193 & 0xFFFFFFFF
-    return number % size
 
 
 cdef class Relay(Dispatcher):
@@ -167,11 +110,12 @@ cdef class Relay(Dispatcher):
         """The servers that are connected."""
         return [peer for peer in self._peers if peer is not None]
 
-    def add_peer(self, str server_id, int pool_size) -> Peer:
-        """A server that has just connected; None when there are too many."""
+    def add_peer(self, str server_id, int pool_size, tuple accounts=()) -> Peer:
+        """A server that has just connected, by one of so many connections and those that are for
+        one of these accounts each; None when there are too many servers."""
         for number in range(PEERS_MAX):
             if self._peers[number] is None:
-                self._peers[number] = Peer(number, server_id, pool_size)
+                self._peers[number] = Peer(number, server_id, pool_size, accounts)
                 return self._peers[number]
         return None
 
@@ -180,6 +124,17 @@ cdef class Relay(Dispatcher):
         if self._peers[peer.number] is peer:
             self._peers[peer.number] = None
             self.offered.drop_process(peer.number)
+
+    def remove_link(self, Peer peer not None, Link link not None) -> None:
+        """One of its connections has ended: what it wanted by this one it does not any more."""
+        if peer.has_others(link):
+            entries, position = [], 0
+            while position >= 0:
+                part, position = self.wanted_by(peer, link, position)
+                entries += part
+            for account, subject, queue, _ in entries:
+                self.want(peer.number, account, subject, queue, 0)
+        peer.remove(link)
 
     # --- answers -------------------------------------------------------------------------------
 
@@ -202,14 +157,67 @@ cdef class Relay(Dispatcher):
         """Whether some may go that could not before."""
         return bool(self._waiting) and self._mesh.applied(self._waiting[0][0])
 
+    # --- permissions ---------------------------------------------------------------------------
+
+    def set_permissions(self, Permissions permissions) -> None:
+        """What may come from other servers (`publish`) and go to them (`subscribe`); None: all.
+        They are told what they were not told before, and what they wanted and may not have any
+        more is dropped."""
+        cdef Permissions before = self._permissions
+        cdef Peer peer
+        self.tell()
+        for account, subject, queue, count in self._all_of(self.sublist.snapshot):
+            could, can = may_import(before, subject), may_import(permissions, subject)
+            if could != can:
+                # Under no permissions, so that what is withdrawn is told as well.
+                self._permissions = None
+                for peer in self.peers:
+                    link = peer.link_for(account, self._names[account])
+                    self._tell_one(link, account, subject, queue, count if can else 0)
+        self._permissions = permissions
+        for peer in self.peers:
+            for link in peer.all_links():
+                self._drop_refused(peer, link)
+
+    def _drop_refused(self, Peer peer, Link link):
+        """Forget what it wants by this connection and may not have."""
+        def wanted(position, _):
+            return self.wanted_by(peer, link, position)
+
+        for account, subject, queue, _ in self._all_of(wanted):
+            if not may_export(self._permissions, subject):
+                link.subscriptions += <uint64_t><int64_t>self.want(
+                    peer.number, account, subject, queue, 0)
+
+    def tell_more(
+        self, Link link not None, Peer peer not None, Permissions before, Permissions after
+    ) -> None:
+        """The other end takes more than before: tell it what it has refused until now."""
+        self.tell()
+        for account, subject, queue, count in self._all_of(self.sublist.snapshot):
+            if may_export(after, subject) and not may_export(before, subject):
+                if peer.carries(self._names[account], link):
+                    self._tell_one(link, account, subject, queue, count)
+
+    def _all_of(self, snapshot):
+        """Every entry of an index."""
+        entries, position = [], 0
+        while position >= 0:
+            part, position = snapshot(position, SNAPSHOT_ENTRIES)
+            entries += part
+        return entries
+
     # --- interest ------------------------------------------------------------------------------
 
     def want(
         self, uint32_t peer, bytes account, bytes subject not None, bytes queue, uint32_t count
     ) -> int:
         """What another server wants. For an account that this host does not have it is kept until
-        it does. Returns by how much the number of its subscriptions has changed."""
+        it does; what may not leave is not. Returns by how much the number of its subscriptions
+        has changed."""
         cdef Peer other
+        if count and not may_export(self._permissions, subject):
+            return 0
         number = self._accounts.get(account)
         if number is not None:
             return self.offered.set_remote(peer, number, subject, queue, count)
@@ -267,7 +275,7 @@ cdef class Relay(Dispatcher):
 
     def _tell_one(self, Link link, account, subject, queue, count):
         cdef bytes line
-        if link is None or link.is_closed:
+        if link is None or link.is_closed or not may_import(self._permissions, subject):
             return
         name = self._names[account] + b" " if link.names_accounts else b""
         if count == 0:
@@ -319,6 +327,7 @@ cdef class Relay(Dispatcher):
         cdef Link link
         cdef const RecordHeader* header = <const RecordHeader*>record
         cdef const Match* match
+        cdef bint is_denied = False
         cdef uint64_t peers = 0
         cdef size_t offset = 0
         cdef size_t index
@@ -331,16 +340,20 @@ cdef class Relay(Dispatcher):
             # What was wanted before this message is known before it (rule 2).
             self.tell()
         message.flags |= flags
+        if self._permissions is not None and self._permissions.limits_subscribe:
+            # What is denied may be wanted by a pattern that is wider.
+            is_denied = not self._permissions.may_receive(
+                message.subject, message.subject_len, NULL, 0)
         match = self.offered.match(message.account, message.subject, message.subject_len)
-        if not message.flags & MESSAGE_FOR_QUEUES:
+        if not message.flags & MESSAGE_FOR_QUEUES and not is_denied:
             peers = match.processes
         self._choice_count = 0
         while offset < header.targets_len:
             offset = read_target(record, offset, &target)
             if offset == 0:
                 raise InternalError("a target of a record contradicts itself")
-            if target.process == self.index and not self._choose_peer(
-                match, target.name, target.name_len
+            if target.process == self.index and (
+                is_denied or not self._choose_peer(match, target.name, target.name_len)
             ):
                 self._hand_back(&message, target.name, target.name_len, header.hops)
         for index in range(self._choice_count):
@@ -470,3 +483,15 @@ cdef class Relay(Dispatcher):
             self._head = grown
             self._head_bytes = length
         return self._head
+
+
+cdef bint may_import(Permissions permissions, bytes subject) except -1:
+    """Whether what others publish there may come in: others are told that it is wanted."""
+    return permissions is None or not permissions.limits_publish or permissions.may_publish(
+        <const unsigned char*>PyBytes_AS_STRING(subject), PyBytes_GET_SIZE(subject))
+
+
+cdef bint may_export(Permissions permissions, bytes subject) except -1:
+    """Whether others may have what is published there."""
+    return permissions is None or not permissions.limits_subscribe or permissions.may_subscribe(
+        <const unsigned char*>PyBytes_AS_STRING(subject), PyBytes_GET_SIZE(subject), NULL, 0)

@@ -33,6 +33,9 @@ class Dial:
     attempts: int = 0  # in a row, without success
     lost_at: float = 0.0  # when the attempts began
     is_under_way: bool = False  # being dialed, or connected
+    # Beside the first connection to that server: no roster keeps it, a `Pool` looks after it.
+    is_extra: bool = False
+    account: str = ""  # that the connection is for alone
 
 
 class Roster:

@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shardd.poller cimport Poller
-from shardd.routes.relay cimport Link, Relay
+from shardd.routes.peer cimport Link
+from shardd.routes.relay cimport Relay
 from shardd.routes.wire cimport RouteLimits, RouteOperation
 
 cdef class Route(Link):

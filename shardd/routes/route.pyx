@@ -25,7 +25,8 @@ from shardd.layer import LayerError
 from shardd.outbound cimport OutboundSet
 from shardd.poller cimport Poller
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
-from shardd.routes.relay cimport Link, Relay
+from shardd.routes.peer cimport Link
+from shardd.routes.relay cimport Relay
 from shardd.routes.wire cimport (
     ROUTE_CONNECT,
     ROUTE_ERR,
