@@ -53,7 +53,8 @@ def form(no_leaks: None) -> Iterator[Form]:
 
 
 def enter(dial: Dial, broker: Broker, account: str) -> WireClient:
-    user = {"user": account.lower(), "pass": "pw"}
+    """A client of this account; of the global one where there is no name."""
+    user = {"user": account.lower(), "pass": "pw"} if account else {}
     return dial(broker).connect(headers=True, no_responders=True, **user)
 
 
@@ -114,7 +115,12 @@ def wait_routes(hosts: Hosts, pooled: int, accounts: Sequence[str]) -> list[dict
     ids=str,
 )
 def test_both_ends_find_the_same_connections(
-    form: Form, dial: Dial, kinds: Sequence[str], blocks: Sequence[str], pooled: int, accounts: list
+    form: Form,
+    dial: Dial,
+    kinds: Sequence[str],
+    blocks: Sequence[str],
+    pooled: int,
+    accounts: list[str],
 ) -> None:
     hosts = form(kinds, blocks)
     hear(dial, hosts)
