@@ -11,7 +11,6 @@ server gets one line for a message, whatever its subscribers are (sheet 10.6).
 What came from another server never goes to one: full mesh, one hop.
 """
 
-cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
