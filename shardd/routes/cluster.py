@@ -338,8 +338,12 @@ class Cluster:
             each.pause()
 
     def on_room(self) -> None:
-        """The ring has room again."""
-        for route in self.routes:
+        """The ring has room again; whoever is first may fill it, so it is not always the same."""
+        routes = self.routes
+        self._random.shuffle(routes)
+        for route in routes:
+            if self._relay.is_full:
+                return
             route.resume()
 
     def on_closed(self, route: Route, reason: CloseReason, detail: str) -> None:

@@ -36,7 +36,7 @@ cdef class Route(Link):
     cdef int _read_encoded(self) except -1
     cdef int _drain_layer(self) except -1
     cdef int _make_room(self) except -1
-    cdef int _consume(self) except -1
+    cdef int _consume(self, bint is_last=*) except -1
     cdef int _handle(self, RouteOperation* operation) except -1
     cdef int _message(self, RouteOperation* operation) except -1
     cdef int _interest(self, RouteOperation* operation, bint is_wanted) except -1

@@ -167,6 +167,11 @@ cdef class Route(Link):
         """End the connection: the last word if there is one, then the socket."""
         if self.is_closed:
             return
+        if self._is_paused:
+            self._is_paused = False
+            self._consume(True)
+            if self.is_closed:
+                return
         self.is_closed = True
         self._poller.remove(self)
         if text is not None:
@@ -258,12 +263,16 @@ cdef class Route(Link):
             self._buffer = grown
             self._capacity = capacity
 
-    cdef int _consume(self) except -1:
-        """Handle every whole operation."""
+    cdef int _consume(self, bint is_last=False) except -1:
+        """Handle every whole operation, up to one that finds the ring full: what is behind it stays
+        here, where it costs nothing, until there is room. `is_last`: all of them, there will be
+        no later."""
         cdef RouteOperation operation
         cdef ssize_t taken
         memset(&operation, 0, sizeof(RouteOperation))
         while self._start < self._end and not self.is_closed:
+            if self._relay.is_full and not is_last:
+                break
             taken = next_route_operation(
                 self._buffer + self._start, self._end - self._start, &self._limits, &operation)
             if taken == 0:
@@ -276,7 +285,7 @@ cdef class Route(Link):
             self._handle(&operation)
         self._relay.sublist.release()
         self._relay.offered.release()
-        if self._relay.is_full and not self.is_closed:
+        if self._relay.is_full and not self.is_closed and not is_last:
             self.owner.on_full(self)
 
     def _fail(self, int trouble):
@@ -401,7 +410,8 @@ cdef class Route(Link):
             return
         self._is_paused = False
         self._poller.watch(self, self.watched | EPOLLIN)
-        if self.layer is not None:
+        self._consume()
+        if self.layer is not None and not self._is_paused and not self.is_closed:
             try:
                 self._drain_layer()
             except LayerError as error:
