@@ -70,16 +70,17 @@ cdef class Peer:
         """The connection that carries this account; None while it is not there."""
         link = self._by_account.get(account)
         if link is None:
-            link = self._find(name)
+            link = self.link_of(name)
             if link is not None:
                 self._by_account[account] = link
         return link
 
     def carries(self, bytes name not None, Link link not None) -> bool:
         """Whether this account's lines go by this connection."""
-        return self._find(name) is link
+        return self.link_of(name) is link
 
-    def _find(self, bytes name):
+    def link_of(self, bytes name not None) -> Link | None:
+        """The same as `link_for`, by name."""
         if name in self.pinned:
             return self.pinned[name]
         return self.links[pool_index(name, len(self.links))]

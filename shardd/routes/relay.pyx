@@ -127,12 +127,11 @@ cdef class Relay(Dispatcher):
     def remove_link(self, Peer peer not None, Link link not None) -> None:
         """One of its connections has ended: what it wanted by this one it does not any more."""
         if peer.has_others(link):
-            entries, position = [], 0
-            while position >= 0:
-                part, position = self.wanted_by(peer, link, position)
-                entries += part
-            for account, subject, queue, _ in entries:
-                self.want(peer.number, account, subject, queue, 0)
+            for account, subject, queue, _ in self._known_wishes(peer):
+                if peer.link_for(account, self._names[account]) is link:
+                    self.offered.set_remote(peer.number, account, subject, queue, 0)
+            for name in [name for name in peer.foreign if peer.carries(name, link)]:
+                del peer.foreign[name]
         peer.remove(link)
 
     # --- answers -------------------------------------------------------------------------------
@@ -175,18 +174,24 @@ cdef class Relay(Dispatcher):
                     self._tell_one(link, account, subject, queue, count if can else 0)
         self._permissions = permissions
         for peer in self.peers:
-            for link in peer.all_links():
-                self._drop_refused(peer, link)
+            self._drop_refused(peer)
 
-    def _drop_refused(self, Peer peer, Link link):
-        """Forget what it wants by this connection and may not have."""
-        def wanted(position, _):
-            return self.wanted_by(peer, link, position)
+    def _drop_refused(self, Peer peer):
+        """Forget what another server wants and may not have."""
+        for account, subject, queue, _ in self._known_wishes(peer):
+            if may_export(self._permissions, subject):
+                continue
+            self._drop(peer, self._names[account], subject, queue)
+        for name, wishes in list(peer.foreign.items()):
+            for subject, queue in list(wishes):
+                if not may_export(self._permissions, subject):
+                    self._drop(peer, name, subject, queue)
 
-        for account, subject, queue, _ in self._all_of(wanted):
-            if not may_export(self._permissions, subject):
-                link.subscriptions += <uint64_t><int64_t>self.want(
-                    peer.number, account, subject, queue, 0)
+    def _drop(self, Peer peer, name, subject, queue):
+        cdef Link link = peer.link_of(name)
+        cdef int64_t change = self.want(peer.number, name, subject, queue, 0)
+        if link is not None:
+            link.subscriptions += <uint64_t>change
 
     def tell_more(
         self, Link link not None, Peer peer not None, Permissions before, Permissions after
@@ -197,6 +202,13 @@ cdef class Relay(Dispatcher):
             if may_export(after, subject) and not may_export(before, subject):
                 if peer.carries(self._names[account], link):
                     self._tell_one(link, account, subject, queue, count)
+
+    def _known_wishes(self, Peer peer):
+        """All that another server wants of the accounts of this host."""
+        # The index lists what is announced, so what is new is announced first.
+        self.commit()
+        return self._all_of(
+            lambda position, limit: self.offered.snapshot_of(peer.number, position, limit))
 
     def _all_of(self, snapshot):
         """Every entry of an index."""
