@@ -13,7 +13,7 @@ cdef class Link(Outbound):
     cdef readonly uint64_t messages_out
     cdef readonly uint64_t bytes_in
     cdef readonly uint64_t bytes_out
-    cdef readonly uint64_t subscriptions     # what the other end wants by this connection
+    cdef readonly uint64_t subscriptions   # what the other end wants by this connection
     cdef readonly uint64_t interest_lines  # RS+ and RS- that came
 
 # Another server: the connections to it, and which one an account takes.
