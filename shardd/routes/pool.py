@@ -56,7 +56,7 @@ class Pool:
                     False,
                     now,
                     self._peer.server_id,
-                    want.attempts + 1,
+                    want.attempts,
                     is_under_way=True,
                     is_extra=True,
                     account=account,
@@ -79,6 +79,7 @@ class Pool:
         want = self._wants[dial.account]
         wait_s = min(RETRY_S * 2.0 ** min(want.attempts, 10), RETRY_S_MAX)
         want.attempts += 1
+        dial.attempts = want.attempts
         want.due_at = now + wait_s * self._random.uniform(0.9, 1.1)
         self._end(dial)
 
