@@ -391,14 +391,12 @@ def cluster_of(entry: Entry, read: ReadBytes, notes: Notes) -> Cluster:
             "write_timeout": setter(fields, "write_timeout", write_timeout_of),
         },
     )
-    if fields.get("permissions") is not None:
-        # Ignored, they would let through what they are to hold back.
-        raise entry.place.error("cluster permissions are not served by this version of shardd")
-    if fields.get("accounts") or fields.get("compression", "accept") not in ("accept", "off"):
+    if fields.get("compression", "accept") not in ("accept", "off"):
         notes.warnings.append(
-            "cluster: one connection per server, uncompressed: accounts and compression are not"
-            " served by this version of shardd"
+            "cluster: routes are not compressed by this version of shardd: compression is ignored"
         )
+    if fields.get("pool_size") == 0:
+        fields.pop("pool_size")  # the default, as for nats-server
     if " " in fields.get("name", ""):
         raise entry.place.error("cluster name cannot contain spaces")
     return Cluster(**fields)

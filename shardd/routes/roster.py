@@ -35,6 +35,9 @@ class Dial:
     attempts: int = 0  # in a row, without success
     lost_at: float = 0.0  # when the attempts began
     is_under_way: bool = False  # being dialed, or connected
+    # Beside the first connection to that server: no roster keeps it, a `Pool` looks after it.
+    is_extra: bool = False
+    account: str = ""  # that the connection is for alone
 
     def certified_name(self, configured: str) -> str:
         """Whose certificate the server has to show. Gossip tells addresses, where certificates may

@@ -153,6 +153,12 @@ class RoutePeer:
         """Send INFO alone."""
         self.wire.send(b"INFO ", json.dumps(self._introduction).encode(), b"\r\n")
 
+    def tell(self, **changes: Any) -> None:
+        """Send INFO once more, with these fields changed; None takes one away."""
+        fields = {**self._introduction, **changes}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        self.wire.send(b"INFO ", json.dumps(fields).encode(), b"\r\n")
+
     def join(self, **more: Any) -> "RoutePeer":
         """Become a peer; returns when the server has taken this one in."""
         self.connect(**more)

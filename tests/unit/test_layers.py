@@ -107,8 +107,8 @@ LAYERS: Final = (
         },
         {
             "routes": (
-                ("greeting", "roster", "wire"),
-                ("relay",),
+                ("greeting", "peer", "roster", "wire"),
+                ("pool", "relay"),
                 ("route",),
                 ("cluster", "pump"),
                 ("statistics",),
