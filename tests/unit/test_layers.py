@@ -45,7 +45,8 @@ LAYERS: Final = (
             "config": (
                 ("ciphers", "model", "streaming", "tree"),
                 ("reading", "streaming_check", "syntax"),
-                ("access", "core", "streaming_block", "unserved"),
+                ("core", "sharing", "streaming_block", "unserved"),
+                ("access",),
                 ("listeners",),
                 ("load",),
             )
@@ -84,7 +85,7 @@ LAYERS: Final = (
                 ("sublist",),
                 ("bell", "dispatch", "sublist_probe"),
                 ("local", "mesh", "spaces"),
-                ("control",),
+                ("control", "spaces_probe"),
             )
         },
     ),
@@ -106,8 +107,8 @@ LAYERS: Final = (
         },
         {
             "routes": (
-                ("greeting", "roster", "wire"),
-                ("relay",),
+                ("greeting", "peer", "roster", "wire"),
+                ("pool", "relay"),
                 ("route",),
                 ("cluster", "pump"),
                 ("statistics",),
