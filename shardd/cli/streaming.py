@@ -139,5 +139,5 @@ def _pick(
 
 def _store_of(text: str) -> str:
     if text.upper() not in STORES:
-        raise ConfigError(f'unknown store type: "{text}"')
+        raise ConfigError(f"unsupported store type: {text.upper()}")
     return text.upper()

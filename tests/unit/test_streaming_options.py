@@ -157,7 +157,7 @@ def test_no_secret_is_printed() -> None:
         ("hb_fail_count: x", 'parameter "hb_fail_count" value is expected to be int64, got string'),
         ("sd: 1", 'parameter "sd" value is expected to be bool, got int64'),
         ("file: x", 'parameter "file" value is expected to be map, got string'),
-        ("store: DISK", 'unknown store type: "DISK"'),
+        ("store: disk", "unsupported store type: DISK"),
         ("sql { driver: mysql }", 'sql driver "mysql": this version of shardd serves postgres'),
         ("cluster {}", "cluster: this version of shardd does not serve clustering"),
         ("encrypt: true", "encrypt: this version of shardd does not serve encryption"),
