@@ -59,7 +59,7 @@ class Admin:
             document, is_changed = answer
             self._core.after_commit(
                 lambda error: self._respond(reply, {"error": error} if error else document),
-                is_changed,
+                is_changed=is_changed,
             )
 
     def _respond(self, reply: bytes, document: Document) -> None:

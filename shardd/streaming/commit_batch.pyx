@@ -40,11 +40,6 @@ cdef class Batch:
     def __dealloc__(self) -> None:
         free(self._data)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody waits."""
-        return self.count == 0 and not self.waiters and not self.channels
-
     cdef int note(self, Channel channel, const Span* reply, const Span* guid) except -1:
         """A message was appended to the channel; its publisher may have asked for an ack."""
         cdef size_t needed, size

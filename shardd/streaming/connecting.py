@@ -231,7 +231,8 @@ class Connecting:
         self.end(client, is_told=True)
         if not core.is_lead:
             core.after_commit(
-                lambda error: self._followers.done("closed", client.number), is_changed
+                lambda error: self._followers.done("closed", client.number),
+                is_changed=is_changed,
             )
             return
         errors: list[str] = []

@@ -63,6 +63,7 @@ class Core:
         self._save_ms = 0  # when positions are saved next; 0: nothing to save
         self._retry_ms = 0
         self._is_awaited = False  # the open batch has a waiter that changed something
+        self._is_urgent = False  # and one that does not wait until what failed is tried again
         self._last_error = ""
         self._failing: set[bytes] = set()  # channels whose last commit failed
 
@@ -106,11 +107,23 @@ class Core:
         if reply:
             self.bus.send(reply, payload)
 
-    def after_commit(self, callback: Callable[[str], object], is_changed: bool = True) -> None:
+    def after_commit(
+        self,
+        callback: Callable[[str], object],
+        *,
+        is_changed: bool = True,
+        is_urgent: bool = True,
+    ) -> None:
         """Calls back when everything that is queued now has been written: with "", or with the
-        reason why rows could not be. Who has changed nothing waits only if others have."""
+        reason why rows could not be.
+
+        Args:
+            is_changed: a row was queued, so that there must be a commit.
+            is_urgent: that one need not wait until what failed is tried again.
+        """
         self.receiver.batch.waiters.append(callback)
         self._is_awaited |= is_changed
+        self._is_urgent |= is_urgent
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -146,10 +159,10 @@ class Core:
                 for waiter in batch.waiters:
                     waiter("")
             return
-        if batch.is_empty and self.now_ms < self._retry_ms:
+        if self.now_ms < self._retry_ms and not (self._is_urgent or batch.channels):
             return
         self._retry_ms = 0
-        self._is_awaited = False
+        self._is_awaited = self._is_urgent = False
         self._committing = batch
         self.receiver.batch = Batch()
         self.store.commit(self._on_done)
