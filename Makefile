@@ -85,7 +85,7 @@ asan: $(INSTALLED) ## unit and property tests and the fuzz targets under ASan an
 	@cd $(ASAN) && CFLAGS='$(ASAN_CFLAGS)' LDFLAGS='$(ASAN_FLAGS)' \
 	  $(CURDIR)/$(BIN)/python $(BUILD_EXTENSIONS) && \
 	  CFLAGS='$(ASAN_CFLAGS) $(BENCH_CFLAGS)' LDFLAGS='$(ASAN_FLAGS)' \
-	  $(CURDIR)/$(BIN)/cythonize -q -i -3 $(BENCH_PYX)
+	  $(CURDIR)/$(BIN)/cythonize -q -j1 -i -3 $(BENCH_PYX)
 	@echo '== unit and property tests under ASan and UBSan'
 	cd $(ASAN) && $(ASAN_ENV) $(CURDIR)/$(BIN)/python -m pytest \
 	  tests/unit tests/property $(ARGS)
@@ -151,7 +151,8 @@ $(INSTALLED): pyproject.toml | $(BIN)/python $(BUILD_CONFIG)
 	  $(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	@touch $@
 
+# One at a time: each build reads pyproject.toml and may copy shardd's own modules, too.
 $(BUILT): $(SOURCES) pyproject.toml $(INSTALLED) | $(BUILD_CONFIG)
 	DIST_EXTRA_CONFIG=$(CURDIR)/$(BUILD_CONFIG) $(BIN)/python $(BUILD_EXTENSIONS)
-	@test -z '$(BENCH_PYX)' || CFLAGS='$(BENCH_CFLAGS) $(CFLAGS)' $(BIN)/cythonize -i -3 $(BENCH_PYX)
+	@test -z '$(BENCH_PYX)' || CFLAGS='$(BENCH_CFLAGS) $(CFLAGS)' $(BIN)/cythonize -j1 -i -3 $(BENCH_PYX)
 	@touch $@
