@@ -10,14 +10,17 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
-from shardd.config.streaming import FileOptions
+from shardd.config.streaming import FileOptions, SqlOptions
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log import ChannelLog
-from shardd.streaming.log_probe import MESSAGE, append, find
+from shardd.streaming import log_probe
+from shardd.streaming.log_probe import LATER, MESSAGE, append
+from shardd.streaming.postgres_store import PostgresStore
 from shardd.streaming.store import CommitResult, Recovered, Store
 from shardd.streaming.subjects import PARTITIONS
+from tests.support.postgres import shared_cluster
 from tests.support.waiting import PATIENCE
 
 _WAIT_S: Final = 20.0 * PATIENCE
@@ -28,6 +31,7 @@ class StoreHarness(ABC):
 
     name: str  # of the store's class
     is_durable = True  # what it holds is there when it is opened again
+    current: ClassVar["StoreHarness | None"] = None  # whose loop is turned when a log must fetch
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -39,6 +43,7 @@ class StoreHarness(ABC):
         """The store, not yet recovered; each time with the same data."""
 
     def __enter__(self) -> Self:
+        StoreHarness.current = self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +125,54 @@ class UnsyncedFileHarness(FileHarness):
     options = FileOptions(segment_bytes=2048, sync=False, auto_sync_s=0.001)
 
 
-STORES: Final[tuple[type[StoreHarness], ...]] = (FileHarness, UnsyncedFileHarness)
+class PostgresHarness(StoreHarness):
+    """The PostgreSQL store, in a schema of its own."""
+
+    name = "PostgresStore"
+    parts: Sequence[int] = range(PARTITIONS)
+    cached_bytes = 4096  # what is a little older has to be fetched
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        cluster = shared_cluster()
+        self.source = cluster.source(cluster.schema())
+
+    def make(self) -> Store:
+        """The store, not yet recovered."""
+        return PostgresStore(
+            SqlOptions(self.source),
+            self.parts,
+            is_lead=True,
+            call_soon=self.calls.put,
+            cached_bytes=self.cached_bytes,
+        )
+
+
+STORES: Final[tuple[type[StoreHarness], ...]] = (
+    FileHarness,
+    UnsyncedFileHarness,
+    PostgresHarness,
+)
+
+
+def find(log: ChannelLog, sequence: int) -> tuple[int, int, int, bytes]:
+    """As `log_probe.find`, waiting for what has to be fetched."""
+    while (found := log_probe.find(log, sequence))[0] == LATER:
+        loaded: list[bool] = []
+        log.on_loaded = lambda loaded=loaded: loaded.append(True)
+        assert StoreHarness.current is not None
+        StoreHarness.current.turn_until(lambda loaded=loaded: loaded)
+    return found
+
+
+def read_all(log: ChannelLog, sequence: int) -> tuple[int, int]:
+    """As `log_probe.read_all`, waiting for what has to be fetched."""
+    count = total = 0
+    while (found := find(log, sequence))[0] == MESSAGE:
+        count += 1
+        total += len(found[3])
+        sequence = found[1] + 1
+    return count, total
 
 
 @contextlib.contextmanager
