@@ -18,7 +18,7 @@ from shardd.config.streaming import StreamingOptions
 from shardd.errors import BootError, ConfigError, ExitCode, StoreError
 from shardd.runfiles import write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
-from shardd.streaming.main import recover, run_loop
+from shardd.streaming.main import code_of, recover, run_loop
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.tcp_bus import TcpBus
@@ -107,7 +107,7 @@ class Alone:
         """Something that must not happen has happened; or the operator has to change something."""
         if isinstance(fault, BootError | StoreError | ConfigError):
             log.critical("STREAM: %s", fault)
-            self.exit_code = ExitCode.CONFIGURATION
+            self.exit_code = code_of(fault)
         else:
             self._fault = fault
         self._loop.stop()
@@ -134,5 +134,5 @@ def run(config: Config) -> int:
     except (BootError, StoreError) as error:
         log.critical("STREAM: %s", error)
         loop.close()
-        return ExitCode.CONFIGURATION
+        return code_of(error)
     return run_loop(loop, alone)

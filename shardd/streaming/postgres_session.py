@@ -34,7 +34,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 STATEMENT_S: Final = 10  # for one statement, unless the role or the source says otherwise
-_LOCK_S: Final = 5.0  # for the last owner's connection to end: its process may just have died
+LOCK_S: Final = 5.0  # for the last owner's connection to end: its process may just have died
 _LOCK_POLL_S: Final = 0.05
 # What a source that does not say so itself gets.
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -90,7 +90,7 @@ CREATE TABLE shardd_subscriptions (
 _LOCK_TABLES: Final = "SELECT pg_advisory_xact_lock(hashtext('shardd tables'))"
 
 
-class FencedError(StoreError):
+class FencedError(StoreUnavailableError):
     """Somebody else has taken a part: this process must not go on with what it remembers."""
 
 
@@ -104,12 +104,13 @@ class Session:
     Args:
         source: a connection string of libpq, or a `postgres://` URL.
         parts: the parts to own; `LEAD_PART` is one.
+        lock_s: how long to wait for them while another connection has them.
 
     Raises:
         StoreError: that is no connection string.
     """
 
-    def __init__(self, source: str, parts: Sequence[int]) -> None:
+    def __init__(self, source: str, parts: Sequence[int], lock_s: float = LOCK_S) -> None:
         try:
             given = conninfo.conninfo_to_dict(source)
         except psycopg.Error:
@@ -126,6 +127,7 @@ class Session:
         self.place = f'database "{database}" on {host}:{port}'
         self._owner = f"{socket.gethostname()}, pid {os.getpid()}"
         self._parts = sorted(parts)
+        self._lock_s = lock_s
         self._token = 0
         self._connection: Connection | None = None
         self._backend: tuple[Any, ...] = ()  # of the last connection: process and its start
@@ -194,7 +196,7 @@ class Session:
                 " WHERE pid = %s AND backend_start = %s",
                 self._backend,
             )
-        until = time.monotonic() + _LOCK_S
+        until = time.monotonic() + self._lock_s
         for part in self._parts:
             self._lock(part, until)
         with connection.transaction():

@@ -25,8 +25,8 @@ from shardd.streaming.log import ChannelLog
 from shardd.streaming.postgres_commit import Clean, Commit, First, Grave, Load, OnDone
 from shardd.streaming.postgres_log import PostgresHome, PostgresLog
 from shardd.streaming.postgres_recovery import read_all
-from shardd.streaming.postgres_session import LEAD_PART, ConnectionLostError, Session
-from shardd.streaming.postgres_thread import DatabaseThread
+from shardd.streaming.postgres_session import LEAD_PART, LOCK_S, ConnectionLostError, Session
+from shardd.streaming.postgres_thread import UNREACHABLE, DatabaseThread
 from shardd.streaming.state_db import LeadChanges, PartChanges
 from shardd.streaming.store import (
     ClientRow,
@@ -55,6 +55,7 @@ class PostgresStore(Store):
         is_lead: whether it keeps the server and the clients as well.
         call_soon: calls what it is given in the event loop; used by the store's thread.
         cached_bytes: how many bytes of messages to hold in memory.
+        lock_s: how long to wait for parts that another process has.
 
     Raises:
         StoreError: the options are wrong.
@@ -68,11 +69,12 @@ class PostgresStore(Store):
         is_lead: bool,
         call_soon: Callable[[Callable[[], object]], object],
         cached_bytes: int = CACHED_BYTES,
+        lock_s: float = LOCK_S,
     ) -> None:
         self._numbers = list(parts)
         self._is_lead = is_lead
         owned = [*self._numbers, LEAD_PART] if is_lead else self._numbers
-        self._session = Session(options.source, owned)
+        self._session = Session(options.source, owned, lock_s)
         self._call_soon = call_soon
         self._home = PostgresHome(cached_bytes, self._on_load, self._on_moved)
         self._thread: DatabaseThread | None = None
@@ -309,7 +311,7 @@ class PostgresStore(Store):
         self._retry_at_s = time.monotonic() + _RETRY_S
 
     def _note_failure(self, error: str) -> None:
-        if not self._is_failing:
+        if not self._is_failing and error != UNREACHABLE:  # which the thread has said
             self._is_failing = True
             logger.error("%s: cannot be written: %s", self._session.place, error)
 

@@ -23,6 +23,8 @@ logger = logging.getLogger("shardd.streaming.postgres_store")
 
 Task = Commit | Load | Clean
 
+UNREACHABLE: Final = "the database cannot be reached"  # as publishers are told
+
 _RETRY_S_MIN: Final = 0.1  # between attempts to get a connection
 _RETRY_S_MAX: Final = 5.0
 _PING_S: Final = 5.0  # without anything to do, until the connection is looked at
@@ -199,7 +201,7 @@ class DatabaseThread:
             commit.error = str(self.fenced)
             return
         if not self._session.is_open:
-            commit.error = "the database cannot be reached"
+            commit.error = UNREACHABLE
             return
         try:
             try:
@@ -216,7 +218,7 @@ class DatabaseThread:
         except ConnectionLostError as error:
             self._lost(str(error))
             commit.is_doubtful = True
-            commit.error = "the database cannot be reached"
+            commit.error = UNREACHABLE
         except FencedError as error:
             commit.error = str(error)
             self._fence(error)

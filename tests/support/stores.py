@@ -132,10 +132,10 @@ class PostgresHarness(StoreHarness):
     parts: Sequence[int] = range(PARTITIONS)
     cached_bytes = 4096  # what is a little older has to be fetched
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, source: str = "") -> None:
         super().__init__(directory)
-        cluster = shared_cluster()
-        self.source = cluster.source(cluster.schema())
+        cluster = shared_cluster() if not source else None
+        self.source = cluster.source(cluster.schema()) if cluster else source
 
     def make(self) -> Store:
         """The store, not yet recovered."""
@@ -145,6 +145,7 @@ class PostgresHarness(StoreHarness):
             is_lead=True,
             call_soon=self.calls.put,
             cached_bytes=self.cached_bytes,
+            lock_s=1.0,
         )
 
 
