@@ -10,9 +10,9 @@ once ready, stops beating is aborted (so that it can dump its stack) and on the 
 Several failed boots of one worker in a row end the server: it would only fail again; but not those
 of a worker that may take its time (it reads a store) once it has been ready: what it cannot reach
 may come back, and the others go on without it. Nor are those counted that end because what they
-need cannot be reached now. A watch that is retired (lame duck mode) replaces nobody, and ends who has not finished booting. If the
-supervisor itself was held up (a suspended machine, SIGSTOP to the process group), everybody's
-silence was too, so the clocks start over.
+need cannot be reached now. A watch that is retired (lame duck mode) replaces nobody, and ends who
+has not finished booting. If the supervisor itself was held up (a suspended machine, SIGSTOP to the
+process group), everybody's silence was too, so the clocks start over.
 """
 
 import enum

@@ -196,9 +196,7 @@ def _move_firsts(cursor: Cursor, firsts: Iterable[First]) -> None:
     )
 
 
-def _write_part(
-    cursor: Cursor, part: int, changes: PartChanges, ids: Mapping[bytes, int]
-) -> None:
+def _write_part(cursor: Cursor, part: int, changes: PartChanges, ids: Mapping[bytes, int]) -> None:
     rows = [(ids.get(key[0], 0), key[1], row) for key, row in changes.rows.items()]
     _many(cursor, _FORGET, [(channel, number) for channel, number, row in rows if row is None])
     saved = [
@@ -228,7 +226,7 @@ def load(session: Session, task: Load) -> None:
     """Fetches it, or raises as `Session.reading`."""
     with session.reading() as cursor:
         cursor.execute(_LOAD, (task.log.id, task.first, task.last))
-        task.rows = cursor.fetchall()  # type: ignore[assignment]
+        task.rows = cursor.fetchall()
 
 
 def clean(session: Session, task: Clean) -> None:

@@ -81,15 +81,15 @@ def _channels(
 ) -> dict[int, PostgresLog]:
     logs = {}
     cursor.execute(_CHANNELS, (parts,))
-    for number, name, part, is_deleted, first, last, last_ns, lowest, highest in cursor.fetchall():
+    for number, name, part, is_deleted, kept, end, last_ns, lowest, highest in cursor.fetchall():
         found.channel_ids[part] = max(found.channel_ids.get(part, 0), number)
         if is_deleted:
             found.graves.append(Grave(number, part, lowest, highest))
             continue
         log = PostgresLog(home, name, number)
-        last = max(last, highest)
+        last = max(end, highest)
         # Everything may be gone: what comes next still has a sequence of its own.
-        first = min(max(first, lowest), last + 1) if highest else last + 1
+        first = min(max(kept, lowest), last + 1) if highest else last + 1
         log.restore(lowest or first, first, last, last_ns)
         logs[number] = log
     return logs

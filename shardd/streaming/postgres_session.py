@@ -17,7 +17,7 @@ import os
 import socket
 import time
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final
 
 import psycopg
 from psycopg import conninfo, pq
@@ -236,7 +236,7 @@ class Session:
             raise FencedError(f"{self.place}: another server has taken over; nothing is written")
 
     def _value(self, query: str, *parameters: object) -> Any:
-        rows = self._opened().execute(cast("LiteralString", query), parameters or None).fetchall()
+        rows = self._opened().execute(query, parameters or None).fetchall()
         return rows[0][0] if rows else None
 
     def _opened(self) -> Connection:
@@ -260,9 +260,7 @@ class Session:
     # --- working ---------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(
-        self, parts: Collection[int], *, is_synced: bool = True
-    ) -> Iterator[Cursor]:
+    def transaction(self, parts: Collection[int], *, is_synced: bool = True) -> Iterator[Cursor]:
         """All or nothing, and nothing unless the parts are still this session's.
 
         Raises:
@@ -279,7 +277,7 @@ class Session:
         )
         with self._watched(), self._opened().cursor() as cursor:
             try:
-                cursor.execute(cast("LiteralString", begin), prepare=False)
+                cursor.execute(begin, prepare=False)
                 while cursor.nextset():
                     pass
                 if cursor.rowcount != len(parts):

@@ -373,9 +373,7 @@ class PostgresStore(Store):
         if self._thread is not None:
             self._thread.end()
             self._finish()
-            self._home.purged.update(
-                log for log in self._home.moved if not log.is_deleted
-            )
+            self._home.purged.update(log for log in self._home.moved if not log.is_deleted)
             if self._home.changed or self._has_state():
                 commit = self._collect(None)
                 self._thread.run_now(commit)

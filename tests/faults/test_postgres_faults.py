@@ -123,9 +123,7 @@ def test_a_database_that_stops_refuses_messages_and_the_store_goes_on_when_it_is
         assert channel.subscriptions == (ROW.moved(50, (7, 9)),)
 
 
-def test_a_database_that_was_restarted_between_two_commits_costs_nobody_anything(
-    cluster, tmp_path
-):
+def test_a_database_that_was_restarted_between_two_commits_costs_nobody_anything(cluster, tmp_path):
     with harness_of(tmp_path, cluster.source(cluster.schema())) as harness:
         harness.open()
         log = harness.opened.create_channel(b"foo")
@@ -193,9 +191,7 @@ def _load(
 # --- connections are lost ------------------------------------------------------------------------
 
 
-def test_connections_that_are_cut_at_any_moment_neither_lose_nor_double_a_message(
-    tmp_path, seed
-):
+def test_connections_that_are_cut_at_any_moment_neither_lose_nor_double_a_message(tmp_path, seed):
     print(f"seed {seed}")
     random_ = random.Random(seed)
     cluster = shared_cluster()
@@ -361,9 +357,7 @@ def test_workers_of_one_database_own_different_parts(tmp_path):
     with harness_of(tmp_path, source) as even, harness_of(tmp_path, source) as odd:
         even.parts, odd.parts = range(0, 16, 2), range(1, 16, 2)
         stores = [even.make()]
-        other = PostgresStore(
-            SqlOptions(source), odd.parts, is_lead=False, call_soon=odd.calls.put
-        )
+        other = PostgresStore(SqlOptions(source), odd.parts, is_lead=False, call_soon=odd.calls.put)
         stores.append(other)
         assert [sorted(store.recover().last_ids) for store in stores] == [
             list(even.parts),
@@ -456,6 +450,6 @@ def test_tables_of_another_version_are_refused(tmp_path):
 
 def test_a_schema_that_does_not_exist_is_said(tmp_path):
     source = shared_cluster().source("nowhere")
-    with harness_of(tmp_path, source) as harness:
-        with pytest.raises(StoreError, match="the search_path names no schema that exists"):
-            harness.open()
+    text = "the search_path names no schema that exists"
+    with harness_of(tmp_path, source) as harness, pytest.raises(StoreError, match=text):
+        harness.open()

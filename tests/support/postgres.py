@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Final, LiteralString, cast
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -48,7 +48,16 @@ class Cluster:
         if self._user is not None:
             for path in (self._home, password):
                 os.chown(path, self._user, -1)
-        command = [programs / "initdb", "-D", self._data, "-U", USER, "-E", "UTF8", "--locale=C"]
+        command: list[str | Path] = [
+            programs / "initdb",
+            "-D",
+            self._data,
+            "-U",
+            USER,
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
         command += ["--auth=scram-sha-256", f"--pwfile={password}", "--no-sync"]
         subprocess.run(
             command,
@@ -59,14 +68,14 @@ class Cluster:
             **self._rights(),
         )
 
-    def _rights(self) -> dict[str, object]:
+    def _rights(self) -> dict[str, Any]:
         return {} if self._user is None else {"user": self._user, "extra_groups": []}
 
     def start(self) -> None:
         """Returns when it takes connections."""
         settings = [f"port={self.port}", "listen_addresses=127.0.0.1"]
         settings += [f"unix_socket_directories={self._home}", *self._settings]
-        command = [self._programs / "postgres", "-D", self._data]
+        command: list[str | Path] = [self._programs / "postgres", "-D", self._data]
         for setting in settings:
             command += ["-c", setting]
         with (self._home / "log").open("ab") as log:
@@ -112,7 +121,7 @@ class Cluster:
     def execute(self, query: str) -> list[tuple[object, ...]]:
         """Runs one statement; its rows, if it has any."""
         with psycopg.connect(self.source(), autocommit=True) as connection:
-            cursor = connection.execute(cast("LiteralString", query))
+            cursor = connection.execute(query)
             return cursor.fetchall() if cursor.description else []
 
 

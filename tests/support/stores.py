@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import ClassVar, Final, Self
 
 from shardd.config.streaming import FileOptions, SqlOptions
+from shardd.streaming import log_probe
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log import ChannelLog
-from shardd.streaming import log_probe
 from shardd.streaming.log_probe import LATER, MESSAGE, append
 from shardd.streaming.postgres_store import PostgresStore
 from shardd.streaming.store import CommitResult, Recovered, Store
@@ -89,6 +89,12 @@ class StoreHarness(ABC):
         while not condition():
             self.calls.get(timeout=_WAIT_S)()
 
+    def turn_until_loaded(self, log: ChannelLog) -> None:
+        """Runs the event loop until a log has fetched something."""
+        loaded: list[bool] = []
+        log.on_loaded = lambda: loaded.append(True)
+        self.turn_until(lambda: loaded)
+
     def finish(self, results: list[CommitResult]) -> CommitResult:
         """Runs the event loop until a commit has ended."""
         self.turn_until(lambda: results)
@@ -159,10 +165,8 @@ STORES: Final[tuple[type[StoreHarness], ...]] = (
 def find(log: ChannelLog, sequence: int) -> tuple[int, int, int, bytes]:
     """As `log_probe.find`, waiting for what has to be fetched."""
     while (found := log_probe.find(log, sequence))[0] == LATER:
-        loaded: list[bool] = []
-        log.on_loaded = lambda loaded=loaded: loaded.append(True)
         assert StoreHarness.current is not None
-        StoreHarness.current.turn_until(lambda loaded=loaded: loaded)
+        StoreHarness.current.turn_until_loaded(log)
     return found
 
 

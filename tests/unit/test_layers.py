@@ -118,7 +118,15 @@ LAYERS: Final = (
             "streaming": (
                 ("bus", "checksum", "log", "msgproto", "protobuf", "schedule", "subjects", "texts"),
                 (
-                    *("client_wire", "limits_of", "log_probe", "mesh_bus", "messages", "pb", "pool"),
+                    *(
+                        "client_wire",
+                        "limits_of",
+                        "log_probe",
+                        "mesh_bus",
+                        "messages",
+                        "pb",
+                        "pool",
+                    ),
                     *("receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
