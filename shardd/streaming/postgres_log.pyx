@@ -1,7 +1,7 @@
 # cython: language_level=3str
 """A log in PostgreSQL as it is in memory.
 
-Of each message its time and its size are held, 12 bytes, so that limits, times and sequences are
+Of each message its time and its size are held, 12 bytes in a ring that doubles, so that limits, times and sequences are
 answered without asking the database. The messages themselves are held in chunks. One that is being
 appended to is written as the rows of a binary COPY, which a commit sends as they are; a message is
 delivered from inside its row. After the commit the chunk stays, with those that were read, until

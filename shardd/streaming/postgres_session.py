@@ -84,7 +84,7 @@ CREATE TABLE shardd_subscriptions (
     durable_name bytea NOT NULL, queue_group bytea NOT NULL, last_sent bigint NOT NULL,
     is_durable boolean NOT NULL, is_closed boolean NOT NULL, pending bytea NOT NULL,
     PRIMARY KEY (channel, id)
-);
+) WITH (fillfactor = 50);
 """
 # Workers that begin at the same time make the tables once.
 _LOCK_TABLES: Final = "SELECT pg_advisory_xact_lock(hashtext('shardd tables'))"

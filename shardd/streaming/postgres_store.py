@@ -14,6 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import psycopg
@@ -44,6 +45,15 @@ CACHED_BYTES: Final = 64 << 20  # of messages in memory, for one worker
 
 _RETRY_S: Final = 1.0  # after rows could not be written
 _CLEANED_AT_ONCE: Final = 64  # channels
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a store holds in memory."""
+
+    channels: int
+    cached_bytes: int  # of messages
+    is_connected: bool
 
 
 class PostgresStore(Store):
@@ -130,6 +140,10 @@ class PostgresStore(Store):
             last_ids=found.last_ids,
             repairs=tuple(found.repairs),
         )
+
+    def statistics(self) -> Statistics:
+        """What is held now."""
+        return Statistics(len(self._logs), self._home.cached, self._session.is_open)
 
     # --- channels --------------------------------------------------------------------------------
 

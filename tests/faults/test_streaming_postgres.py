@@ -120,7 +120,7 @@ def test_a_server_serves_from_postgres_and_again_after_a_restart(source: str) ->
     async def second(url: str) -> None:
         async with client_of(url) as connection:
             replayed: list[StreamingMessage] = []
-            await connection.subscribe("c.1", replayed.append, start_at=StartAt.all_available())
+            await connection.subscribe("c.1", replayed.append, start=StartAt.all_available())
             await wait_until_async(lambda: len(replayed) == 20, "20 messages")
             assert [message.data for message in replayed] == [b"%d" % n for n in range(20)]
             await connection.publish("c.0", b"next")
