@@ -1,12 +1,12 @@
 # cython: language_level=3str
 """A log in PostgreSQL as it is in memory.
 
-Of each message its time and its size are held, 12 bytes in a ring that doubles, so that limits, times and sequences are
-answered without asking the database. The messages themselves are held in chunks. One that is being
-appended to is written as the rows of a binary COPY, which a commit sends as they are; a message is
-delivered from inside its row. After the commit the chunk stays, with those that were read, until
-the bound of the store lets the longest unused go. What is not in memory is fetched in chunks, and
-the next chunk is asked for as soon as somebody begins to read one.
+Of each message its time and its size are held, 12 bytes in a ring that doubles, so that limits,
+times and sequences are answered without asking the database. The messages themselves are held in
+chunks. One that is being appended to is written as the rows of a binary COPY, which a commit sends
+as they are; a message is delivered from inside its row. After the commit the chunk stays, with
+those that were read, until the bound of the store lets the longest unused go. What is not in memory
+is fetched in chunks, and the next chunk is asked for as soon as somebody begins to read one.
 
 A chunk is let go in `sweep` only, which the store calls in a turn of the event loop of its own:
 what has been found stays good until control returns to the loop.
