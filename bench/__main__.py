@@ -10,12 +10,18 @@ import click
 from bench import chart, history
 from bench.chart import CHART, ChartError, scaled
 from bench.history import HISTORY, Record
+from bench.load import Scale
 from bench.loads import catalogue
 from bench.run import Options, Run
 from bench.servers import ServerFailure, parse_contenders, raise_file_limit
+from bench.streaming import loads as streaming_loads
+from bench.streaming.run import StreamingRun
+from bench.streaming.servers import parse_contenders as parse_streaming
 
 QUICK_SECONDS = 0.05
 SERVERS = "shardd,nats-server"
+STREAMING_SERVERS = "shardd-1,nats-streaming-server"
+STREAMING_HISTORY = HISTORY.with_name("streaming.jsonl")
 
 
 @click.group()
@@ -78,12 +84,56 @@ def run(
         sys.exit(1)
 
 
+@commands.command()
+@click.option("--loads", "pattern", default="*", help="Names, with * and ?, split by commas.")
+@click.option("--rounds", default=3, type=click.IntRange(1), help="Counted rounds per server.")
+@click.option("--seconds", default=1.0, type=click.FloatRange(0.01), help="Size of a round.")
+@click.option("--quick", is_flag=True, help="Tiny sizes, one round: does it work at all?")
+@click.option("--servers", default=STREAMING_SERVERS, help="shardd-N has N streaming workers.")
+@click.option("--history", "path", default=STREAMING_HISTORY, type=click.Path(path_type=Path))
+@click.option("--no-history", is_flag=True, help="Write no history.")
+def streaming(
+    pattern: str,
+    rounds: int,
+    seconds: float,
+    quick: bool,
+    servers: str,
+    path: Path,
+    no_history: bool,
+) -> None:
+    """Measure NATS Streaming: both servers in turn, with stan-bench."""
+    loads = streaming_loads.select(pattern)
+    if not loads:
+        raise click.UsageError(f"no load is named like {pattern!r}; see: python -m bench list")
+    if quick:
+        rounds, seconds = 1, 1.0
+    is_kept = not no_history and not (quick and path == STREAMING_HISTORY)
+    raise_file_limit()
+    records: list[Record] = []
+    try:
+        contenders = parse_streaming(servers)
+        click.echo(heading([each.label for each in contenders]))
+        running = StreamingRun(contenders, rounds, Scale(seconds, quick, 0.0))
+        for record in running.measure(loads, progress):
+            records.append(record)
+            click.echo(row(record))
+    except (ValueError, ServerFailure) as error:
+        raise click.UsageError(str(error)) from error
+    finally:
+        if is_kept:
+            history.append(path, records)
+    if any(record.failures for record in records):
+        sys.exit(1)
+
+
 @commands.command("list")
 def list_loads() -> None:
     """Name the loads."""
     for load in catalogue.all_loads():
         variants = "/".join(variant.value for variant in load.variants)
         click.echo(f"{load.name:20} {variants:11} {load.summary}")
+    for each in streaming_loads.LOADS:
+        click.echo(f"{each.name:20} {'streaming':11} {each.summary}")
 
 
 @commands.command()

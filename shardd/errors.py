@@ -147,6 +147,12 @@ ERR_INVALID_SUBJECT: Final = "Invalid Subject"
 ERR_INVALID_PUBLISH_SUBJECT: Final = "Invalid Publish Subject"
 ERR_CLIENT_ON_ROUTE_PORT: Final = "attempted to connect to route port"
 ERR_CLUSTER_NAME: Final = 'Rejecting connection, cluster name "{theirs}" does not match "{ours}"'
+ERR_NO_DEDICATED_ROUTE: Final = (
+    'Not possible to have a dedicated route for account "{account}" between those servers'
+)
+ERR_NO_ACCOUNT_ROUTE: Final = 'No route for account "{account}"'
+ERR_POOL_SIZE: Final = "Mismatch route pool size: {ours} vs {theirs}"
+ERR_POOL_INDEX: Final = "Invalid route pool index: {index} - pool size is {size}"
 ERR_PERMISSIONS_PUBLISH: Final = "Permissions Violation for Publish to {subject}"
 ERR_PERMISSIONS_REPLY: Final = "Permissions Violation for Publish with Reply of {subject}"
 ERR_PERMISSIONS_SUBSCRIBE: Final = "Permissions Violation for Subscription to {subject}"

@@ -71,6 +71,8 @@ class HostSetup:
     # The streaming workers: the first one's slot, and how many there are.
     streaming_first: int = 0
     streaming_count: int = 0
+    # Where the server's own user puts questions to each of them.
+    streaming_inquiries: tuple[socket.socket, ...] = ()
     # Where the server's own user puts questions to the router.
     inquiries: socket.socket | None = None
     # Where clients reach this host from elsewhere, for other servers to pass on.
@@ -133,6 +135,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
     if inquiries is not None:
         stack.callback(inquiries.close)
+    streaming_inquiries = _open_streaming(config, runtime, stack)
     orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
@@ -160,7 +163,8 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         cluster_listener=cluster_listener,
         cluster_name=cluster_name,
         streaming_first=worker_count + (config.cluster is not None),
-        streaming_count=config.streaming.workers if config.streaming is not None else 0,
+        streaming_count=len(streaming_inquiries),
+        streaming_inquiries=streaming_inquiries,
         inquiries=inquiries,
         connect_urls=_connect_urls(config, listeners[0]),
         websocket_urls=_websocket_urls(config, websockets),
@@ -181,6 +185,9 @@ def _release(setup: HostSetup, index: int) -> None:
         for listener in (setup.cluster_listener, setup.inquiries):
             if listener is not None:
                 listener.close()
+    for number, listener in enumerate(setup.streaming_inquiries):
+        if index != setup.streaming_first + number:
+            listener.close()
     for number in range(setup.worker_count):
         if number != index:
             setup.listeners[number].close()
@@ -252,6 +259,19 @@ def _open_cluster(config: Config, name: str, stack: ExitStack) -> socket.socket 
     address = join_address(cluster.host, listener.getsockname()[1])
     _log.info("Listening for route connections on %s", address)
     return listener
+
+
+def _open_streaming(
+    config: Config, runtime: RuntimeDirectory, stack: ExitStack
+) -> tuple[socket.socket, ...]:
+    """Where each streaming worker is asked, if there are any."""
+    count = config.streaming.workers if config.streaming is not None else 0
+    listeners = tuple(
+        open_inquiries(runtime.path, f"streaming.{number}") for number in range(count)
+    )
+    for listener in listeners:
+        stack.callback(listener.close)
+    return listeners
 
 
 def _connect_urls(config: Config, listener: socket.socket) -> tuple[str, ...]:

@@ -32,9 +32,9 @@ class InquiryError(ShardError):
     """The server did not answer, or not to the end; the text says why."""
 
 
-def open_inquiries(directory: Path) -> socket.socket:
-    """The listening socket of a server with this runtime directory. Raises BootError."""
-    return open_unix_listener(str(directory / SOCKET_NAME), _MODE)
+def open_inquiries(directory: Path, name: str = SOCKET_NAME) -> socket.socket:
+    """A listening socket of a server with this runtime directory. Raises BootError."""
+    return open_unix_listener(str(directory / name), _MODE)
 
 
 class Inquiries:

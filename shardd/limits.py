@@ -112,6 +112,8 @@ ROUTE_CONTROL_LINE_BYTES_MAX: Final = 65_536
 ROUTE_PAYLOAD_BYTES_MAX: Final = 128 * 1_048_576
 # A remote host is one bit of a 64-bit mask in the index of what other hosts want.
 PEERS_MAX: Final = 64
+# Connections of one pool: what a peer announces is believed up to here.
+ROUTE_POOL_MAX: Final = 1024
 
 # Questions of `shardd routes` and its like: how many at once, and how long either side waits for
 # the other to go on.

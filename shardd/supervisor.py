@@ -330,11 +330,14 @@ class Supervisor:
         self._ports_file = ports_file
 
     def _order(self, body: OrderBody) -> None:
-        """Gives an order to every worker that lives. One that does not take it is ended: its
-        replacement starts as ordered."""
+        """Gives an order to every process that lives. One that does not take it is ended: its
+        replacement starts as ordered. The router gets it first: a worker that has taken a reload
+        may at once speak of an account that is new."""
         self._generation += 1
         self._unanswered = set()
-        for index, channel in enumerate(self._setup.orders):
+        router = self._setup.router_index
+        for index in sorted(range(len(self._setup.orders)), key=lambda each: each != router):
+            channel = self._setup.orders[index]
             pid = self._watch.pid(index)
             if not pid:
                 continue

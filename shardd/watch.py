@@ -10,9 +10,10 @@ once ready, stops beating is aborted (so that it can dump its stack) and on the 
 Several failed boots of one worker in a row end the server: it would only fail again; but not those
 of a worker that may take its time (it reads a store) once it has been ready: what it cannot reach
 may come back, and the others go on without it. Nor are those counted that end because what they
-need cannot be reached now. A watch that is retired (lame duck mode) replaces nobody, and ends who
-has not finished booting. If the supervisor itself was held up (a suspended machine, SIGSTOP to the
-process group), everybody's silence was too, so the clocks start over.
+need cannot be reached now. Workers that take their time are also told to stop first: what they
+answer last passes by the others. A watch that is retired (lame duck mode) replaces nobody, and ends
+who has not finished booting. If the supervisor itself was held up (a suspended machine, SIGSTOP to
+the process group), everybody's silence was too, so the clocks start over.
 """
 
 import enum
@@ -92,6 +93,7 @@ class Watch:
         self._last_pass = now
         self._kill_at: float | None = None  # set once stopping
         self._must_terminate = False
+        self._rest_at: float | None = None  # stopping: when those that are not slow follow
         self._is_retired = False
         self._must_dismiss = False  # the workers that boot, once, when retiring
         self._failure = ""
@@ -202,7 +204,7 @@ class Watch:
     def stop(self, now: float) -> None:
         """From here on nothing is started; the live are told to end and killed if they do not."""
         if not self.is_stopping:
-            self._kill_at = now + limits.STOP_S_MAX
+            self._kill_at = now + 2 * limits.STOP_S_MAX
             self._must_terminate = True
 
     def stop_at_once(self) -> None:
@@ -235,7 +237,8 @@ class Watch:
         """How long the supervisor may sleep: until the next thing is due, one beat at the most."""
         if self.is_stopping:
             assert self._kill_at is not None
-            deadlines = [now if self._must_terminate else self._kill_at]
+            begins = now if self._rest_at is None else self._rest_at
+            deadlines = [begins if self._must_terminate else self._kill_at]
         else:
             deadlines = [self._deadline(worker) for worker in self._workers]
         return min(limits.HEARTBEAT_S, max(0.0, min(deadlines) - now))
@@ -281,9 +284,21 @@ class Watch:
                 Order(Verb.KILL, i, worker.pid, reason if was_patient else "") for i, worker in kill
             ]
         if self._must_terminate:
-            self._must_terminate = False
-            return [Order(Verb.TERMINATE, i, worker.pid) for i, worker in live]
+            return self._terminate(live, now)
         return []
+
+    def _terminate(self, live: list[tuple[int, _Worker]], now: float) -> list[Order]:
+        """Slow ones first: what they answer last passes by the others."""
+        slow = [(i, worker) for i, worker in live if worker.is_slow]
+        if slow and self._rest_at is None:
+            self._rest_at = now + limits.STOP_S_MAX
+            live = slow
+        elif slow and self._rest_at is not None and now < self._rest_at:
+            return []
+        else:
+            self._must_terminate = False
+            self._kill_at = now + limits.STOP_S_MAX
+        return [Order(Verb.TERMINATE, i, worker.pid) for i, worker in live]
 
     def _forgive(self, now: float) -> None:
         """Starts every clock over that ran while nobody could look."""

@@ -38,8 +38,18 @@ _WORDS: Final = frozenset(("remote_name", "address", "kind", "compression", "acc
 Wishes = dict[tuple[str, str, str | None], int]
 
 
-def report(target: str, *, is_json: bool, has_subscriptions: bool) -> int:
+# `--subs` as the query of `/routez` has it; a value of its own would take the server for one.
+_SPELLINGS: Final = {"--subs=1": "--subs", "--subs=detail": "--detail"}
+
+
+def report(target: str, *, is_json: bool, has_subscriptions: bool, is_detailed: bool) -> int:
     """Prints what the server says of its routes.
+
+    Args:
+        target: a pid, a pid file, or nothing.
+        is_json: as `/routez` has it.
+        has_subscriptions: and what the peers subscribe to.
+        is_detailed: with account, queue group and members, where `is_json`.
 
     Raises:
         ConfigError: there is no such server, it is in no cluster, or it is somebody else's.
@@ -47,9 +57,12 @@ def report(target: str, *, is_json: bool, has_subscriptions: bool) -> int:
     """
     document, wishes = _ask(servers.find(target), has_subscriptions)
     if is_json:
-        if has_subscriptions:
-            for row in document["routes"]:
-                row["subscriptions_list"] = [key[1] for key in wishes.get(row["rid"], {})]
+        for row in document["routes"] if has_subscriptions else ():
+            of_route = wishes.get(row["rid"], {})
+            if is_detailed:
+                row["subscriptions_list_detail"] = _details(row, of_route)
+            else:
+                row["subscriptions_list"] = [key[1] for key in of_route]
         click.echo(json.dumps(document, indent=2))
         return ExitCode.CLEAN
     lines = _summary(document)
@@ -96,13 +109,39 @@ def _collect(parts: Iterable[dict[str, Any]]) -> tuple[dict[str, Any], dict[int,
     return document, wishes
 
 
+def _details(row: Mapping[str, Any], wishes: Wishes) -> list[dict[str, Any]]:
+    """One entry for each subscription, as `/routez?subs=detail` has them, and the members."""
+    entries = []
+    for (account, subject, queue), members in wishes.items():
+        entry = {"account": account, "subject": subject}
+        # The sid is what the peer's lines name it by; on a route of one account they leave it out.
+        sid = [subject] if row.get("account") else [account, subject]
+        if queue is not None:
+            entry["qgroup"] = queue
+            sid.append(queue)
+        entries.append({**entry, "sid": " ".join(sid), "cid": row["rid"], "members": members})
+    return entries
+
+
 def _summary(document: Mapping[str, Any]) -> list[str]:
     return [
         f"Server:          {document['server_name']}",
         f"ID:              {document['server_id']}",
         f"Routes:          {document['num_routes']}",
         f"Slow consumers:  {document['slow_consumers']}",
+        *(
+            f"{title + ':':<17}{_rules(document[name])}"
+            for title, name in (("Lets in", "import"), ("Lets out", "export"))
+            if name in document
+        ),
     ]
+
+
+def _rules(rules: Mapping[str, Sequence[str]]) -> str:
+    words = [" ".join(rules.get("allow", ())) or "all"]
+    if "deny" in rules:
+        words += ["but not", *rules["deny"]]
+    return " ".join(words)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -143,10 +182,25 @@ def _listing(wishes: Wishes) -> list[str]:
     return lines or ["  nothing"]
 
 
-@click.command("routes", short_help="Show a running server's routes.")
+class _Command(click.Command):
+    """Takes `--subs=detail` as well."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_SPELLINGS.get(each, each) for each in args])
+
+
+@click.command("routes", cls=_Command, short_help="Show a running server's routes.")
 @click.argument("server", required=False, default="", metavar="[PID|FILE]")
 @click.option("--json", "is_json", is_flag=True, help="As nats-server's /routez.")
 @click.option("--subs", "has_subscriptions", is_flag=True, help="And what the peers subscribe to.")
-def command(server: str, is_json: bool, has_subscriptions: bool) -> int:
+@click.option(
+    "--detail", "is_detailed", is_flag=True, help="With --json: all of each subscription."
+)
+def command(server: str, is_json: bool, has_subscriptions: bool, is_detailed: bool) -> int:
     """Show the routes of the only running server, or of the one with this pid or pid file."""
-    return report(server, is_json=is_json, has_subscriptions=has_subscriptions)
+    return report(
+        server,
+        is_json=is_json,
+        has_subscriptions=has_subscriptions or is_detailed,
+        is_detailed=is_detailed,
+    )

@@ -28,7 +28,7 @@ _FIELDS: Final = {"addr": "host", "name": "server_name", "pid": "pid_file", "log
 # Flags that set no field by themselves.
 _OTHERS: Final = frozenset(
     (
-        *("set", "config", "t", "signal", "user", "pass", "auth"),
+        *("set", "config", "t", "signal", "user", "pass", "auth", "not_served"),
         *("tls", "tlscert", "tlskey", "tlsverify", "tlscacert"),
         *("routes", "cluster", "cluster_listen", "cluster_name", "cluster_advertise"),
         *("no_advertise", "connect_retries"),
@@ -67,7 +67,7 @@ class StartCommand(click.Command):
 
 def build_config(options: Mapping[str, Any]) -> Config:
     """The checked configuration: the file first, `--set` over it, the other flags over both."""
-    file = options.get("config")
+    file = options.get("config") or streaming.shared_file(options)
     config = _with_flags(load_file(file) if file else None, options)
     config.validate()
     return config
@@ -89,13 +89,15 @@ def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
             if name not in _OTHERS and value is not None
         }
     )
+    warnings = [
+        f"{each} is not served by this version of shardd" for each in options.get("not_served", ())
+    ]
+    fields["warnings"] = (*fields.get("warnings", ()), *warnings)
     fields.update(_access(options))
     fields.update(_encryption(options, fields))
     fields.update(_clustering(options, fields))
-    pool, warnings = streaming.with_flags(options, fields.get("streaming"))
-    fields["streaming"] = pool
-    if warnings:
-        fields["warnings"] = (*fields.get("warnings", ()), *warnings)
+    fields["streaming"], cautions = streaming.with_flags(options, fields.get("streaming"))
+    fields["warnings"] = (*fields["warnings"], *cautions)
     return Config(**fields)
 
 
@@ -244,7 +246,7 @@ def start(**options: Any) -> int:
     if config.streaming is not None:
         from shardd.streaming.main import run as streaming_main
     log.configure(config, "supervisor")
-    return supervisor.run(config, main, read if options.get("config") else None)
+    return supervisor.run(config, main, read if config.config_file is not None else None)
 
 
 def streaming_alone(**options: Any) -> int:
@@ -257,14 +259,17 @@ def streaming_alone(**options: Any) -> int:
 
 def _params() -> list[click.Parameter]:
     return [
-        click.Option(
-            [f"--{flag.names[0]}", flag.names[0]],
-            type=_TYPES[flag.kind],
-            multiple=flag.names[0] == "set",
-        )
-        for section in flags.SERVED.values()
-        for flag in section
-        if not flag.stands_for and flag.names[0] not in ("help", "version")
+        click.Option(["--not_served", "not_served"], multiple=True),
+        *(
+            click.Option(
+                [f"--{flag.names[0]}", flag.names[0]],
+                type=_TYPES[flag.kind],
+                multiple=flag.names[0] == "set",
+            )
+            for section in flags.SERVED.values()
+            for flag in section
+            if not flag.stands_for and flag.names[0] not in ("help", "version")
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from shardd.cli.flags import SERVED
-from shardd.config.load import load_streaming_file
+from shardd.config.load import has_streaming_block, load_streaming_file
 from shardd.config.streaming import StreamingOptions
 from shardd.config.streaming_block import STORES, check_driver, split_urls
 from shardd.errors import ConfigError
@@ -100,6 +100,13 @@ def with_flags(
     return dataclasses.replace(base, **fields), warnings
 
 
+def shared_file(options: Mapping[str, Any]) -> str | None:
+    """The streaming file, if it is the server's as well: the only file, with a `streaming` block
+    among the server's own settings (streaming sheet 12). Raises ConfigError."""
+    file = options.get("stan_config")
+    return file if file and has_streaming_block(file) else None
+
+
 def _nats_fields(
     given: Mapping[str, Any], options: Mapping[str, Any], base: StreamingOptions
 ) -> dict[str, Any]:
@@ -132,5 +139,5 @@ def _pick(
 
 def _store_of(text: str) -> str:
     if text.upper() not in STORES:
-        raise ConfigError(f'unknown store type: "{text}"')
+        raise ConfigError(f"unsupported store type: {text.upper()}")
     return text.upper()

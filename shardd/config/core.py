@@ -250,6 +250,8 @@ class Config:
             _require_range("cluster port", cluster.port, 0, _PORT_MAX, " (-1: any free port)")
         if self.server_name and " " in self.server_name:
             raise ConfigError("server name cannot contain spaces")
+        if cluster.pool_size > limits.ROUTE_POOL_MAX:
+            raise ConfigError(f"cluster pool_size: more than {limits.ROUTE_POOL_MAX}")
         if cluster.tls is not None and not cluster.tls.certificates:
             raise ConfigError("cluster tls: routes need a certificate of this server")
         for url in cluster.routes:

@@ -327,7 +327,7 @@ def _section_of(entry: Entry) -> Section:
 def _store_of(entry: Entry) -> str:
     text = _text_of(entry).upper()
     if text not in STORES:
-        raise entry.place.error(f'unknown store type: "{entry.value.value}"')
+        raise entry.place.error(f"unsupported store type: {text}")
     return text
 
 

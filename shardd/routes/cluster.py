@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from shardd import errors, limits
+from shardd.config.model import SYSTEM_ACCOUNT
 from shardd.config.model import Cluster as ClusterConfig
 from shardd.errors import CloseReason, ProtocolError
+from shardd.router.permissions import Permissions
 from shardd.routes.greeting import (
     Introduction,
     Self,
@@ -23,13 +25,18 @@ from shardd.routes.greeting import (
     read_credentials,
     read_introduction,
 )
-from shardd.routes.relay import Peer, Relay
+from shardd.routes.peer import Peer
+from shardd.routes.pool import Place, Pool, place_of, pool_size
+from shardd.routes.relay import Relay
 from shardd.routes.roster import Dial, Roster
 from shardd.routes.route import Route
 from shardd.topology import Topology
 from shardd.values import RouteUrl
 
 FIRST_PING_S: Final = 1.0
+# A nats-server whose credentials or name are wrong dials again at once, a thousand times a second,
+# when it is refused by a server without a pool of routes. What it is answered can wait.
+REFUSAL_S: Final = 1.0
 PING_INTERVAL_S_MAX: Final = 30.0
 
 log = logging.getLogger("shardd.routes")
@@ -65,6 +72,7 @@ class About:
     peer: Peer | None = None
     introduction: Introduction | None = None
     ping_at: float = 0.0
+    refusal: tuple[float, CloseReason, str | None] | None = None  # when it is told what, if at all
     pings_out: int = 0
     pinged_at: float = 0.0
     rtt_s: float | None = None
@@ -88,6 +96,7 @@ class Cluster:
         own: this server.
         relay: where messages and interest go.
         face: dials, and tells the workers.
+        system_account: has a connection of its own where connections are pooled.
         ping_interval_s, ping_max: of clients; a route's are shorter (sheet 10.8).
         rng: for pings and retries that do not meet.
     """
@@ -101,8 +110,10 @@ class Cluster:
         ping_interval_s: float,
         ping_max: int,
         rng: random.Random,
+        system_account: str = SYSTEM_ACCOUNT,
     ) -> None:
         self._config = config
+        self._system_account = system_account or SYSTEM_ACCOUNT
         self._own = own
         self._relay = relay
         self._face = face
@@ -113,11 +124,13 @@ class Cluster:
         )
         self._ping_max = ping_max if config.ping_max is None else config.ping_max
         self._routes: dict[int, Route] = {}
+        self._pools: dict[str, Pool] = {}  # by server id
         self._told = Topology(
             own.cluster, tuple(own.connect_urls), (), tuple(own.websocket_urls), ()
         )
         self._now = 0.0
         self._is_stopping = False
+        self._relay.set_permissions(_compiled(config))
         self.roster = Roster(own.server_id, config.connect_retries, config.connect_backoff, rng)
 
     @property
@@ -129,6 +142,17 @@ class Cluster:
     def name(self) -> str:
         """The cluster's name, as it is by now."""
         return self._own.cluster
+
+    @property
+    def _accounts(self) -> tuple[bytes, ...]:
+        """Those that have a connection of their own."""
+        names = dict.fromkeys((self._system_account, *self._config.accounts))
+        return tuple(name.encode() for name in names)
+
+    @property
+    def own(self) -> Self:
+        """This server, as its peers see it."""
+        return self._own
 
     @property
     def topology(self) -> Topology:
@@ -167,7 +191,7 @@ class Cluster:
     def failed(self, dial: Dial, why: str, now: float) -> None:
         """A server could not be reached."""
         self._now = now
-        self.roster.failed(dial, now)
+        self._lost(dial)
         if dial.attempts == 1 or dial.attempts % 60 == 0:
             log.error("Error trying to connect to route (attempt %d): %s", dial.attempts, why)
 
@@ -175,16 +199,20 @@ class Cluster:
         """What is due by now: dials, pings, deadlines."""
         self._now = now
         if not self._is_stopping:
-            connected = frozenset(peer.server_id for peer in self._relay.peers)
+            connected = frozenset(peer.server_id for peer in self._relay.peers if any(peer.links))
             for dial in self.roster.due(now, connected):
                 self._face.dial(dial)
+            for peer in self._relay.peers:
+                self._fill(peer)
         for route in self.routes:
             route.check_write_deadline(int(now * 1000))
             if route.is_closed:
                 continue
             about: About = route.about
             if not route.is_registered:
-                if now - about.since >= self._config.auth_timeout_s:
+                if about.refusal is not None and now >= about.refusal[0]:
+                    route.close(*about.refusal[1:])
+                elif now - about.since >= self._config.auth_timeout_s:
                     route.close(
                         CloseReason.AUTHENTICATION_TIMEOUT,
                         None if route.is_dialed else errors.ERR_AUTHENTICATION_TIMEOUT,
@@ -212,13 +240,23 @@ class Cluster:
                 route.say(self._own.info())
 
     def reload(self, config: ClusterConfig, urls: tuple[RouteUrl, ...], now: float) -> None:
-        """Go on with another configuration: routes that are not in it any more end."""
-        self._config = config
+        """Go on with another configuration: routes that are not in it any more end. All are made
+        anew when there are to be more or fewer to a server."""
+        before, self._config = self._config, config
         self._now = now
+        self._own = replace(
+            self._own, permissions=config.permissions, pool_size=max(config.pool_size, 0)
+        )
         gone = self.roster.set_explicit(urls, now)
+        is_other_pool = (before.pool_size, before.accounts) != (config.pool_size, config.accounts)
         for route in self.routes:
-            if route.about.dial in gone:
+            if is_other_pool or route.about.dial in gone:
                 route.close(CloseReason.ROUTE_REMOVED)
+        if before.permissions != config.permissions:
+            for route in self.routes:
+                if route.is_registered:
+                    route.say(self._own.info())
+            self._relay.set_permissions(_compiled(config))
 
     def stop(self) -> None:
         """Close every route."""
@@ -232,18 +270,21 @@ class Cluster:
         """Bytes can go both ways: TLS is over, or there is none."""
         about: About = route.about
         if about.dial is not None:
-            route.say(self._own.connect(*about.password) + self._own.info())
+            # INFO follows once it is known which of several connections this one is.
+            route.say(self._own.connect(*about.password))
         else:
             route.say(self._own.info())
 
     def on_stranger(self, route: Route) -> None:
         """Something else than CONNECT came first."""
+        if route.about.refusal is not None:
+            return
         route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
 
     def on_connect(self, route: Route, text: bytes) -> None:
         """CONNECT of a server that dialed this one."""
         about: About = route.about
-        if about.has_connected:
+        if about.has_connected or about.refusal is not None:
             return
         try:
             told = read_credentials(text)
@@ -257,13 +298,19 @@ class Cluster:
             is_known = hmac.compare_digest(told.password.encode(), self._config.password.encode())
             if not (is_user and is_known):
                 log.error("%s - authentication error", route)
-                route.close(CloseReason.AUTHENTICATION_FAILURE, errors.ERR_AUTHORIZATION_VIOLATION)
+                about.refusal = (
+                    self._now + REFUSAL_S,
+                    CloseReason.AUTHENTICATION_FAILURE,
+                    errors.ERR_AUTHORIZATION_VIOLATION,
+                )
                 return
         about.has_connected = True
 
     def on_info(self, route: Route, text: bytes) -> None:
         """INFO: who the peer is, what has changed with it, or who else there is."""
         about: About = route.about
+        if about.refusal is not None:
+            return
         if not about.has_connected:
             self.on_stranger(route)
             return
@@ -275,6 +322,7 @@ class Cluster:
         if about.peer is None:
             self._meet(route, about, told)
         elif told.server_id == about.peer.server_id:
+            self._take_permissions(route, about, told)
             about.introduction = told
             if told.is_lame_duck:
                 self.roster.forget(told.server_id)
@@ -290,10 +338,13 @@ class Cluster:
         about.pings_out = 0
         if about.pinged_at:
             about.rtt_s = self._face.read_clock() - about.pinged_at
+        if about.peer is not None and about.dial is not None:
+            self._fill(about.peer)
 
     def on_error(self, route: Route, text: str) -> None:
         """-ERR: the peer says why it closes. Some come with ordinary events (sheet 10.4)."""
-        log.debug("%s - Route error %s", route, text)
+        is_ours = text.strip("'").startswith(("No route for account", "Mismatch route pool size"))
+        log.log(logging.ERROR if is_ours else logging.DEBUG, "%s - Route error %s", route, text)
 
     def on_full(self, route: Route) -> None:
         """The ring is full: nothing more is read until it has room."""
@@ -301,8 +352,12 @@ class Cluster:
             each.pause()
 
     def on_room(self) -> None:
-        """The ring has room again."""
-        for route in self.routes:
+        """The ring has room again; whoever is first may fill it, so it is not always the same."""
+        routes = self.routes
+        self._random.shuffle(routes)
+        for route in routes:
+            if self._relay.is_full:
+                return
             route.resume()
 
     def on_closed(self, route: Route, reason: CloseReason, detail: str) -> None:
@@ -318,16 +373,17 @@ class Cluster:
             log.info("%s - Router connection closed: %s", route, detail)
         peer = about.peer
         if peer is not None:
-            peer.links[:] = [None if link is route else link for link in peer.links]
-            peer.forget_choices()
+            self._relay.remove_link(peer, route)
             if not peer.all_links():
                 self._relay.remove_peer(peer)
+                del self._pools[peer.server_id]
         if about.dial is not None and about.dial.is_under_way:
-            self.roster.lost(about.dial, self._now)
-        elif peer is not None and about.introduction is not None and not self._is_stopping:
-            # It had dialed this server. It will again, if it can; so does this one.
-            url = about.introduction.url_seen_from(route.ip)
-            if url is not None and not about.introduction.is_lame_duck:
+            self._lost(about.dial)
+        told = about.introduction
+        if peer is not None and told is not None and not peer.all_links():
+            # Whoever had dialed will do so again, if it can.
+            url = told.url_seen_from(route.ip)
+            if url is not None and not told.is_lame_duck and not self._is_stopping:
                 self.roster.heard_of(
                     peer.server_id, url, self._now + self._random.uniform(1.0, 2.0)
                 )
@@ -350,15 +406,29 @@ class Cluster:
             return
         if self._has_namesake(told):
             log.error("%s - Remote server has a duplicate name: %r", route, told.server_name)
-            route.close(CloseReason.DUPLICATE_SERVER_NAME)
+            if route.is_dialed:
+                route.close(CloseReason.DUPLICATE_SERVER_NAME)
+            else:
+                about.refusal = (
+                    self._now + REFUSAL_S,
+                    CloseReason.DUPLICATE_SERVER_NAME,
+                    None,
+                )
             return
-        is_known = any(peer.server_id == told.server_id for peer in self._relay.peers)
-        if is_known or told.account:
+        try:
+            place = place_of(
+                self._own.pool_size, self._accounts, self._peer_of(told), about.dial, told
+            )
+        except ProtocolError as error:
+            log.error("%s - %s", route, error)
+            route.close(error.reason, error.text, str(error))
+            return
+        if place is None:
             if about.dial is not None:
-                self.roster.duplicate(about.dial, told.server_id, self._now)
+                self._is_duplicate(about.dial, told)
             route.close(CloseReason.DUPLICATE_ROUTE)
             return
-        peer = self._relay.add_peer(told.server_id, 1)
+        peer = self._peer_of(told) or self._add_peer(told)
         if peer is None:
             log.error("%s - More than %d other servers, refusing", route, limits.PEERS_MAX)
             route.close(CloseReason.MAXIMUM_CONNECTIONS_EXCEEDED, errors.ERR_MAX_CONNECTIONS)
@@ -366,7 +436,7 @@ class Cluster:
         if name != self._own.cluster:
             log.info("Cluster name updated to %s", name)
             self._own = self._own.in_cluster(name)
-        self._register(route, about, told, peer)
+        self._register(route, about, told, peer, place)
 
     def _has_namesake(self, told: Introduction) -> bool:
         """Whether another server of that name is in the cluster."""
@@ -379,26 +449,96 @@ class Cluster:
             for route in self.routes
         )
 
-    def _register(self, route: Route, about: About, told: Introduction, peer: Peer) -> None:
+    def _peer_of(self, told: Introduction) -> Peer | None:
+        """The server, if it is connected."""
+        return next((each for each in self._relay.peers if each.server_id == told.server_id), None)
+
+    def _add_peer(self, told: Introduction) -> Peer | None:
+        """The server is connected from now on; None: there are too many."""
+        size = pool_size(self._own.pool_size, told)
+        peer = self._relay.add_peer(told.server_id, size or 1, self._accounts if size else ())
+        if peer is not None:
+            self._pools[told.server_id] = Pool(peer, self._random)
+        return peer
+
+    def _is_duplicate(self, dial: Dial, told: Introduction) -> None:
+        if not dial.is_extra:
+            self.roster.duplicate(dial, told.server_id, self._now)
+        elif dial.server_id in self._pools:
+            dial.is_under_way = False
+            self._pools[dial.server_id].duplicate(dial, self._now)
+
+    def _lost(self, dial: Dial) -> None:
+        """A dial has led to nothing, or its connection has ended."""
+        if not dial.is_extra:
+            self.roster.lost(dial, self._now)
+        elif dial.server_id in self._pools:
+            dial.is_under_way = False
+            self._pools[dial.server_id].failed(dial, self._now)
+
+    def _fill(self, peer: Peer) -> None:
+        """Dial for what is missing to a server that this one has dialed, and that has answered."""
+        if self._is_stopping or not peer.is_incomplete():
+            return
+        for route in self._routes_to(peer):
+            about: About = route.about
+            if about.dial is not None and about.rtt_s is not None:
+                dial = self._pools[peer.server_id].next(about.dial.url, self._now)
+                if dial is not None:
+                    self._face.dial(dial)
+                return
+
+    def _routes_to(self, peer: Peer) -> list[Route]:
+        return [route for route in self.routes if route.about.peer is peer]
+
+    def _register(
+        self, route: Route, about: About, told: Introduction, peer: Peer, place: Place
+    ) -> None:
         """From here on it is one of the cluster."""
+        is_first = not any(peer.links) and not place.account
         about.peer = peer
         about.introduction = told
         about.active_at = self._now
         about.ping_at = self._now + FIRST_PING_S * self._random.uniform(1.0, 1.2)
         if about.dial is not None:
-            self.roster.registered(about.dial, told.server_id)
-        peer.links[0] = route
-        peer.forget_choices()
-        route.register(peer.number)
+            route.say(self._own.info(place.index, place.account))
+            if about.dial.is_extra:
+                self._pools[peer.server_id].registered(about.dial)
+            else:
+                self.roster.registered(about.dial, told.server_id)
+        account = place.account.encode() if place.account else None
+        peer.place(route, place.index, account)
+        route.register(peer.number, account)
         log.info("%s - Route connection created", route)
         self._send_interest(route, peer, 0)
-        url = told.url_seen_from(route.ip)
-        if url is not None:
-            line = gossip(told, url)
-            for other in self.routes:
-                if other is not route and other.is_registered:
-                    other.say(line)
+        if about.dial is not None and peer.is_incomplete():
+            self._ping(route, about)
+        if is_first or place.account:
+            self._spread(route, told, peer)
         self._tell()
+
+    def _spread(self, route: Route, told: Introduction, newcomer: Peer) -> None:
+        """Tell every other server of this one, by one connection each."""
+        url = told.url_seen_from(route.ip)
+        if url is None:
+            return
+        line = gossip(told, url)
+        for peer in self._relay.peers:
+            # Who does not pool has no connection for an account either.
+            if peer is not newcomer and (peer.pinned or not told.account):
+                for other in self._routes_to(peer)[:1]:
+                    other.say(line)
+
+    def _take_permissions(self, route: Route, about: About, told: Introduction) -> None:
+        """The other server may let more out than before: it has dropped what it was told of it."""
+        before = about.introduction.permissions if about.introduction is not None else None
+        if before != told.permissions and about.peer is not None:
+            self._relay.tell_more(
+                route,
+                about.peer,
+                Permissions(before) if before is not None else None,
+                Permissions(told.permissions) if told.permissions is not None else None,
+            )
 
     def _send_interest(self, route: Route, peer: Peer, position: int) -> None:
         """All that this host wants, part by part."""
@@ -432,3 +572,7 @@ class Cluster:
         if topology != self._told:
             self._told = topology
             self._face.tell(topology)
+
+
+def _compiled(config: ClusterConfig) -> Permissions | None:
+    return Permissions(config.permissions) if config.permissions is not None else None

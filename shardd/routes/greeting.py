@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from shardd import errors
+from shardd.config.model import Permissions, SubjectRules
 from shardd.errors import CloseReason, ProtocolError
 from shardd.values import RouteUrl, parse_route_url
 from shardd.version import NATS_VERSION, SHARDD_VERSION
@@ -41,6 +42,7 @@ class Introduction:
     account: str = ""
     compression: str = ""
     nonce: str = ""
+    permissions: Permissions | None = None  # what it lets in (`publish`) and out (`subscribe`)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def url_seen_from(self, observed_ip: str) -> RouteUrl | None:
@@ -90,6 +92,7 @@ def read_introduction(text: bytes) -> Introduction:
         account=_text(fields, "route_account"),
         compression=_text(fields, "compression"),
         nonce=_text(fields, "nonce"),
+        permissions=_permissions(fields),
         fields=fields,
     )
 
@@ -139,6 +142,19 @@ def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _permissions(fields: Mapping[str, Any]) -> Permissions | None:
+    """`import` and `export`, each an object with `allow` and `deny`."""
+    permissions = Permissions(_rules(fields, "import"), _rules(fields, "export"))
+    return permissions if permissions.publish or permissions.subscribe else None
+
+
+def _rules(fields: Mapping[str, Any], name: str) -> SubjectRules:
+    value = fields.get(name) or {}
+    if not isinstance(value, dict):
+        raise _refusal(f"{name} is not an object")
+    return SubjectRules(_texts(value, "allow"), _texts(value, "deny"))
+
+
 def _refusal(detail: str) -> ProtocolError:
     return ProtocolError(CloseReason.PROTOCOL_VIOLATION, None, detail)
 
@@ -165,13 +181,16 @@ class Self:
     connect_urls: Sequence[str] = ()
     websocket_urls: Sequence[str] = ()
     is_lame_duck: bool = False
+    permissions: Permissions | None = None
+    pool_size: int = 0  # 0: one connection per server, for everything
 
     def in_cluster(self, name: str) -> "Self":
         """The same server after it took over a cluster's name."""
         return replace(self, cluster=name)
 
-    def info(self) -> bytes:
-        """The INFO line."""
+    def info(self, pool_index: int = 0, account: str = "") -> bytes:
+        """The INFO line, for this connection of a pool or for the one of this account."""
+        permissions = self.permissions or Permissions()
         fields: dict[str, Any] = {
             "server_id": self.server_id,
             "server_name": self.server_name,
@@ -193,6 +212,11 @@ class Self:
             "connect_urls": list(self.connect_urls),
             "ws_connect_urls": list(self.websocket_urls),
             "ldm": self.is_lame_duck,
+            "import": rules_text(permissions.publish),
+            "export": rules_text(permissions.subscribe),
+            "route_pool_size": self.pool_size,
+            "route_pool_idx": pool_index,
+            "route_account": account,
         }
         fields.update({name: value for name, value in optional.items() if value})
         fields["shardd"] = SHARDD_VERSION
@@ -219,9 +243,16 @@ class Self:
 
 def gossip(peer: Introduction, url: RouteUrl) -> bytes:
     """The INFO that tells other servers of one that has joined, and where to dial it."""
-    fields = {name: value for name, value in peer.fields.items() if name != "nonce"}
+    own = ("nonce", "route_pool_idx")  # of the connection that it was said on
+    fields = {name: value for name, value in peer.fields.items() if name not in own}
     fields["ip"] = f"nats-route://{url}/"
     return _line("INFO", fields)
+
+
+def rules_text(rules: SubjectRules) -> dict[str, list[str]]:
+    """Permissions of one direction as INFO and `/routez` have them; empty when there are none."""
+    lists = {"allow": list(rules.allow), "deny": list(rules.deny)}
+    return {name: subjects for name, subjects in lists.items() if subjects}
 
 
 def check_credentials(told: Credentials, cluster: str, *, is_dynamic: bool) -> None:

@@ -22,7 +22,7 @@ from shardd.config.core import Config
 from shardd.errors import BootError, ExitCode
 from shardd.host import HostSetup
 from shardd.inquiry import Inquiries, Part
-from shardd.orders import LameDuck, Reload
+from shardd.orders import LameDuck, Order, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
 from shardd.router.control import Control
@@ -67,6 +67,7 @@ class Router:
         self._quiet_until = time.monotonic() + _QUIET_S
         self._untold: Topology | None = None
         self._orders = setup.orders[index].receiver()
+        self._taken: list[Order] = []  # orders that wait for their turn
         config = setup.config
         assert config.cluster is not None
         seed = int.from_bytes(os.urandom(8), "little")
@@ -78,6 +79,7 @@ class Router:
             Producer(setup.rings[index], slots.incarnation(index)),
             index,
             seed,
+            self._learn_accounts,
         )
         self._relay.set_accounts(dict(setup.account_ids))
         self._control = Control(setup.control_dir, index, slots.incarnation(index), loop)
@@ -100,6 +102,7 @@ class Router:
             config.ping_interval_s,
             config.ping_max,
             random.Random(seed),
+            config.system_account,
         )
         self._cluster.roster.set_explicit(config.route_urls, 0.0)
         self._pump = Pump(
@@ -276,9 +279,8 @@ class Router:
             raise
         route = self._make_route(connection, connection.getpeername(), is_dialed=True)
         if self._client_context is not None and self._tls is not None:
-            route.start_layer(
-                TlsLayer(self._client_context, self._tls, is_server=False, host=dial.url.host)
-            )
+            host = dial.certified_name(self._cluster.roster.configured_name)
+            route.start_layer(TlsLayer(self._client_context, self._tls, is_server=False, host=host))
         self._cluster.dialed(route, dial, time.monotonic())
         self._pump.finish()
 
@@ -323,8 +325,20 @@ class Router:
 
     # --- orders of the supervisor --------------------------------------------------------------
 
+    def _learn_accounts(self) -> None:
+        """A worker speaks of an account that is new with a reload. The supervisor tells the router
+        first, so that order is here; the rest of it has its turn later."""
+        orders = self._orders.take()
+        for order in orders:
+            if isinstance(order, Reload):
+                self._relay.set_accounts(dict(order.account_ids))
+        if orders:
+            self._taken += orders
+            self._loop.call_soon(self._on_orders)
+
     def _on_orders(self) -> None:
-        for order in self._orders.take():
+        orders, self._taken = self._taken + self._orders.take(), []
+        for order in orders:
             if isinstance(order, Reload):
                 self._reload(order)
             elif isinstance(order, LameDuck):
@@ -364,6 +378,8 @@ def introduce(setup: HostSetup) -> Self:
         verifies_tls=cluster.tls is not None,
         connect_urls=setup.connect_urls,
         websocket_urls=setup.websocket_urls,
+        permissions=cluster.permissions,
+        pool_size=max(cluster.pool_size, 0),
     )
 
 

@@ -11,8 +11,7 @@ server gets one line for a message, whatever its subscribers are (sheet 10.6).
 What came from another server never goes to one: full mesh, one hop.
 """
 
-cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
@@ -21,7 +20,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from shardd import limits
 from shardd.errors import InternalError
 
-from shardd.outbound cimport Outbound
 from shardd.router.dispatch cimport HOPS_MAX, Dispatcher
 from shardd.router.frame cimport (
     MESSAGE_FOR_QUEUES,
@@ -38,9 +36,12 @@ from shardd.router.frame cimport (
 )
 from shardd.router.ring cimport Producer
 from shardd.router.sublist cimport Match, MatchGroup, Sublist
+from shardd.router.permissions cimport Permissions
+from shardd.routes.peer cimport Link, Peer
 from shardd.routes.wire cimport next_name
 
 PEERS_MAX = limits.PEERS_MAX
+cdef uint32_t PRIVATE_ACCOUNT = limits.PRIVATE_ACCOUNT
 SNAPSHOT_ENTRIES = limits.SNAPSHOT_ENTRIES
 
 cdef enum:
@@ -48,63 +49,6 @@ cdef enum:
     HEAD_ROOM = 16
     # From here on a reference is cheaper than a copy, as for clients.
     LENT_BYTES_MIN = 6144
-
-
-cdef class Link(Outbound):
-    """A connection to another server. `Route` reads it; here it is written to."""
-
-
-@cython.final
-cdef class Peer:
-    """Another server that is connected. Belongs to one relay.
-
-    Args:
-        number: by which the index knows it.
-        server_id: its own name for itself.
-        pool_size: how many connections its accounts are spread over.
-    """
-
-    def __init__(self, uint32_t number, str server_id, int pool_size):
-        self.number = number
-        self.server_id = server_id
-        self.links = [None] * pool_size
-        self.pinned = {}
-        self._by_account = {}
-
-    def forget_choices(self) -> None:
-        """A connection came or went: accounts look anew for theirs."""
-        self._by_account.clear()
-
-    def all_links(self) -> list[Link]:
-        """Its connections, those of the pool first."""
-        return [link for link in self.links if link is not None] + list(self.pinned.values())
-
-    cdef Link link_for(self, uint32_t account, bytes name):
-        """The connection that carries this account; None while it is not there."""
-        link = self._by_account.get(account)
-        if link is None:
-            link = self.pinned.get(name)
-            if link is None:
-                link = self.links[pool_index(name, len(self.links))]
-            if link is not None:
-                self._by_account[account] = link
-        return link
-
-    def carries(self, name: bytes, link: Link) -> bool:
-        """Whether this account's lines go by this connection."""
-        if name in self.pinned:
-            return self.pinned[name] is link
-        return self.links[pool_index(name, len(self.links))] is link
-
-
-def pool_index(name: bytes, size: int) -> int:
-    """Which connection of a pool an account takes: FNV-1a, 32 bits, of its name (sheet 10.4)."""
-    if size <= 1:
-        return 0
-    number = 0x811C9DC5
-    for byte in name:
-        number = (number ^ byte) * 0x01000193 & 0xFFFFFFFF
-    return number % size
 
 
 cdef class Relay(Dispatcher):
@@ -116,6 +60,8 @@ cdef class Relay(Dispatcher):
         producer: the router's ring.
         index: its slot.
         seed: for the choice among queue members.
+        learn: called when this host's processes speak of an account whose number is not known
+            here; `set_accounts` may follow at once.
     """
 
     def __init__(
@@ -125,12 +71,14 @@ cdef class Relay(Dispatcher):
         Producer producer not None,
         uint32_t index,
         uint64_t seed,
+        object learn=None,
     ):
         Dispatcher.__init__(self, host, producer, index, seed)
         self.offered = cluster
         self._peers = [None] * PEERS_MAX
         self._names = []
         self._accounts = {}
+        self._learn = learn
         self._waiting = []
 
     def __dealloc__(self):
@@ -138,22 +86,36 @@ cdef class Relay(Dispatcher):
         free(self._head)
 
     def set_accounts(self, numbers: dict[str, int]) -> None:
-        """The numbers of the host's accounts; none is ever given to another name."""
+        """The numbers of the host's accounts; none is ever given to another name. What other
+        servers have wanted of an account until now counts from here on."""
+        cdef Peer peer
         self._accounts = {name.encode(): number for name, number in numbers.items()}
         self._names = [b""] * len(self._accounts)
         for name, number in self._accounts.items():
             self._names[number] = name
+        for peer in self.peers:
+            for name in [name for name in peer.foreign if name in self._accounts]:
+                for (subject, queue), count in peer.foreign.pop(name).items():
+                    self.offered.set_remote(
+                        peer.number, self._accounts[name], subject, queue, count)
+
+    cdef bint _is_known(self, size_t account) except -1:
+        """Whether the account's number has a name, after asking for it if need be."""
+        if account >= <size_t>len(self._names) and self._learn is not None:
+            self._learn()
+        return account < <size_t>len(self._names)
 
     @property
     def peers(self) -> list[Peer]:
         """The servers that are connected."""
         return [peer for peer in self._peers if peer is not None]
 
-    def add_peer(self, str server_id, int pool_size) -> Peer:
-        """A server that has just connected; None when there are too many."""
+    def add_peer(self, str server_id, int pool_size, tuple accounts=()) -> Peer:
+        """A server that has just connected, by one of so many connections and those that are for
+        one of these accounts each; None when there are too many servers."""
         for number in range(PEERS_MAX):
             if self._peers[number] is None:
-                self._peers[number] = Peer(number, server_id, pool_size)
+                self._peers[number] = Peer(number, server_id, pool_size, accounts)
                 return self._peers[number]
         return None
 
@@ -162,6 +124,16 @@ cdef class Relay(Dispatcher):
         if self._peers[peer.number] is peer:
             self._peers[peer.number] = None
             self.offered.drop_process(peer.number)
+
+    def remove_link(self, Peer peer not None, Link link not None) -> None:
+        """One of its connections has ended: what it wanted by this one it does not any more."""
+        if peer.has_others(link):
+            for account, subject, queue, _ in self._known_wishes(peer):
+                if peer.link_for(account, self._names[account]) is link:
+                    self.offered.set_remote(peer.number, account, subject, queue, 0)
+            for name in [name for name in peer.foreign if peer.carries(name, link)]:
+                del peer.foreign[name]
+        peer.remove(link)
 
     # --- answers -------------------------------------------------------------------------------
 
@@ -184,36 +156,125 @@ cdef class Relay(Dispatcher):
         """Whether some may go that could not before."""
         return bool(self._waiting) and self._mesh.applied(self._waiting[0][0])
 
+    # --- permissions ---------------------------------------------------------------------------
+
+    def set_permissions(self, Permissions permissions) -> None:
+        """What may come from other servers (`publish`) and go to them (`subscribe`); None: all.
+        They are told what they were not told before, and what they wanted and may not have any
+        more is dropped."""
+        cdef Permissions before = self._permissions
+        cdef Peer peer
+        self.tell()
+        for account, subject, queue, count in self._host_interest():
+            could, can = may_import(before, subject), may_import(permissions, subject)
+            if could != can:
+                # Under no permissions, so that what is withdrawn is told as well.
+                self._permissions = None
+                for peer in self.peers:
+                    link = peer.link_for(account, self._names[account])
+                    self._tell_one(link, account, subject, queue, count if can else 0)
+        self._permissions = permissions
+        for peer in self.peers:
+            self._drop_refused(peer)
+
+    def _drop_refused(self, Peer peer):
+        """Forget what another server wants and may not have."""
+        for account, subject, queue, _ in self._known_wishes(peer):
+            if may_export(self._permissions, subject):
+                continue
+            self._drop(peer, self._names[account], subject, queue)
+        for name, wishes in list(peer.foreign.items()):
+            for subject, queue in list(wishes):
+                if not may_export(self._permissions, subject):
+                    self._drop(peer, name, subject, queue)
+
+    def _drop(self, Peer peer, name, subject, queue):
+        cdef Link link = peer.link_of(name)
+        cdef int64_t change = self.want(peer.number, name, subject, queue, 0)
+        if link is not None:
+            link.subscriptions += <uint64_t>change
+
+    def tell_more(
+        self, Link link not None, Peer peer not None, Permissions before, Permissions after
+    ) -> None:
+        """The other end takes more than before: tell it what it has refused until now."""
+        self.tell()
+        for account, subject, queue, count in self._host_interest():
+            if may_export(after, subject) and not may_export(before, subject):
+                if peer.carries(self._names[account], link):
+                    self._tell_one(link, account, subject, queue, count)
+
+    def _host_interest(self):
+        """All that this host's processes want, but of what they only say to each other."""
+        return [each for each in self._all_of(self.sublist.snapshot) if each[0] != PRIVATE_ACCOUNT]
+
+    def _known_wishes(self, Peer peer):
+        """All that another server wants of the accounts of this host."""
+        # The index lists what is announced, so what is new is announced first.
+        self.commit()
+        return self._all_of(
+            lambda position, limit: self.offered.snapshot_of(peer.number, position, limit))
+
+    def _all_of(self, snapshot):
+        """Every entry of an index."""
+        entries, position = [], 0
+        while position >= 0:
+            part, position = snapshot(position, SNAPSHOT_ENTRIES)
+            entries += part
+        return entries
+
     # --- interest ------------------------------------------------------------------------------
 
     def want(
         self, uint32_t peer, bytes account, bytes subject not None, bytes queue, uint32_t count
     ) -> int:
-        """What another server wants; an account that is not known here is nobody's. Returns by how
-        much the number of its subscriptions has changed."""
-        number = self._accounts.get(account)
-        if number is None:
+        """What another server wants. For an account that this host does not have it is kept until
+        it does; what may not leave is not. Returns by how much the number of its subscriptions
+        has changed."""
+        cdef Peer other
+        if count and not may_export(self._permissions, subject):
             return 0
-        return self.offered.set_remote(peer, number, subject, queue, count)
+        number = self._accounts.get(account)
+        if number is not None:
+            return self.offered.set_remote(peer, number, subject, queue, count)
+        other = self._peers[peer]
+        wishes = other.foreign.setdefault(account, {})
+        before = len(wishes)
+        if count:
+            wishes[subject, queue] = count
+        else:
+            wishes.pop((subject, queue), None)
+        change = len(wishes) - before
+        if not wishes:
+            del other.foreign[account]
+        return change
 
     def wanted_by(
         self, Peer peer not None, Link link not None, int position = 0
     ) -> tuple[list[tuple[bytes, bytes, bytes | None, int]], int]:
         """One part of what another server wants by one of its connections, as (account, subject,
         queue, members): from position 0 on, until the next one is -1. Some may come twice."""
-        entries, position = self.offered.snapshot_of(peer.number, position, SNAPSHOT_ENTRIES)
-        return [
+        known, position = self.offered.snapshot_of(peer.number, position, SNAPSHOT_ENTRIES)
+        entries = [
             (self._names[account], subject, queue, count)
-            for account, subject, queue, count in entries
-            if peer.carries(self._names[account], link)
-        ], position
+            for account, subject, queue, count in known
+        ]
+        if position < 0:
+            entries += [
+                (name, subject, queue, count)
+                for name, wishes in peer.foreign.items()
+                for (subject, queue), count in wishes.items()
+            ]
+        return [entry for entry in entries if peer.carries(entry[0], link)], position
 
     def tell(self) -> None:
         """Tell the other servers what the host wants more or less than before."""
         cdef Peer peer
         for account, subject, queue, count in self.sublist.take_changes():
-            if account >= len(self._names):  # what processes of this host say to each other
+            if account == PRIVATE_ACCOUNT:  # what processes of this host say to each other
                 continue
+            if not self._is_known(account):
+                raise InternalError("the supervisor has told nobody of an account that is in use")
             for peer in self._peers:
                 if peer is not None:
                     link = peer.link_for(account, self._names[account])
@@ -232,7 +293,7 @@ cdef class Relay(Dispatcher):
 
     def _tell_one(self, Link link, account, subject, queue, count):
         cdef bytes line
-        if link is None or link.is_closed:
+        if link is None or link.is_closed or not may_import(self._permissions, subject):
             return
         name = self._names[account] + b" " if link.names_accounts else b""
         if count == 0:
@@ -284,28 +345,33 @@ cdef class Relay(Dispatcher):
         cdef Link link
         cdef const RecordHeader* header = <const RecordHeader*>record
         cdef const Match* match
+        cdef bint is_denied = False
         cdef uint64_t peers = 0
         cdef size_t offset = 0
         cdef size_t index
         cdef bytes name
         if not read_record(record, length, &message):
             raise InternalError("a record of a ring contradicts itself")
-        if message.flags & MESSAGE_IS_ROUTED or message.account >= <size_t>len(self._names):
+        if message.flags & MESSAGE_IS_ROUTED or not self._is_known(message.account):
             return 0
         if self.sublist.has_changes():
             # What was wanted before this message is known before it (rule 2).
             self.tell()
         message.flags |= flags
+        if self._permissions is not None and self._permissions.limits_subscribe:
+            # What is denied may be wanted by a pattern that is wider.
+            is_denied = not self._permissions.may_receive(
+                message.subject, message.subject_len, NULL, 0)
         match = self.offered.match(message.account, message.subject, message.subject_len)
-        if not message.flags & MESSAGE_FOR_QUEUES:
+        if not message.flags & MESSAGE_FOR_QUEUES and not is_denied:
             peers = match.processes
         self._choice_count = 0
         while offset < header.targets_len:
             offset = read_target(record, offset, &target)
             if offset == 0:
                 raise InternalError("a target of a record contradicts itself")
-            if target.process == self.index and not self._choose_peer(
-                match, target.name, target.name_len
+            if target.process == self.index and (
+                is_denied or not self._choose_peer(match, target.name, target.name_len)
             ):
                 self._hand_back(&message, target.name, target.name_len, header.hops)
         for index in range(self._choice_count):
@@ -435,3 +501,15 @@ cdef class Relay(Dispatcher):
             self._head = grown
             self._head_bytes = length
         return self._head
+
+
+cdef bint may_import(Permissions permissions, bytes subject) except -1:
+    """Whether what others publish there may come in: others are told that it is wanted."""
+    return permissions is None or not permissions.limits_publish or permissions.may_publish(
+        <const unsigned char*>PyBytes_AS_STRING(subject), PyBytes_GET_SIZE(subject))
+
+
+cdef bint may_export(Permissions permissions, bytes subject) except -1:
+    """Whether others may have what is published there."""
+    return permissions is None or not permissions.limits_subscribe or permissions.may_subscribe(
+        <const unsigned char*>PyBytes_AS_STRING(subject), PyBytes_GET_SIZE(subject), NULL, 0)

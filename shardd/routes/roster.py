@@ -8,6 +8,8 @@ then the server is taken to have left. (nats-server gives up after `connect_retr
 made here at the least.)
 """
 
+import contextlib
+import ipaddress
 import random
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +35,30 @@ class Dial:
     attempts: int = 0  # in a row, without success
     lost_at: float = 0.0  # when the attempts began
     is_under_way: bool = False  # being dialed, or connected
+    # Beside the first connection to that server: no roster keeps it, a `Pool` looks after it.
+    is_extra: bool = False
+    account: str = ""  # that the connection is for alone
+
+    def certified_name(self, configured: str) -> str:
+        """Whose certificate the server has to show. Gossip tells addresses, where certificates may
+        have names only, so the name of a configured route is good as well: one is tried after the
+        other.
+
+        Args:
+            configured: the first host of a configured route that is a name, or empty.
+        """
+        comes_second = self.is_explicit
+        if configured and is_address(self.url.host) and comes_second == bool(self.attempts % 2):
+            return configured
+        return self.url.host
+
+
+def is_address(host: str) -> bool:
+    """Whether this host of a URL is an address and not a name."""
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return True
+    return False
 
 
 class Roster:
@@ -52,6 +78,12 @@ class Roster:
         self._random = rng
         self._dials: list[Dial] = []
         self._selves: set[RouteUrl] = set()  # explicit URLs that led back here
+
+    @property
+    def configured_name(self) -> str:
+        """The first host of a configured route that is a name; empty when all are addresses."""
+        names = (dial.url.host for dial in self._dials if dial.is_explicit)
+        return next((name for name in names if not is_address(name)), "")
 
     @property
     def dials(self) -> list[Dial]:

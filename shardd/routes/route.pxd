@@ -3,7 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shardd.poller cimport Poller
-from shardd.routes.relay cimport Link, Relay
+from shardd.routes.peer cimport Link
+from shardd.routes.relay cimport Relay
 from shardd.routes.wire cimport RouteLimits, RouteOperation
 
 cdef class Route(Link):
@@ -35,7 +36,7 @@ cdef class Route(Link):
     cdef int _read_encoded(self) except -1
     cdef int _drain_layer(self) except -1
     cdef int _make_room(self) except -1
-    cdef int _consume(self) except -1
+    cdef int _consume(self, bint is_last=*) except -1
     cdef int _handle(self, RouteOperation* operation) except -1
     cdef int _message(self, RouteOperation* operation) except -1
     cdef int _interest(self, RouteOperation* operation, bint is_wanted) except -1

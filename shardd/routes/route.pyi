@@ -6,7 +6,8 @@ from shardd.errors import CloseReason
 from shardd.layer import Layer
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
-from shardd.routes.relay import Link, Relay
+from shardd.routes.peer import Link
+from shardd.routes.relay import Relay
 
 class Owner(Protocol):
     def on_info(self, route: Route, text: bytes) -> None: ...

@@ -25,7 +25,8 @@ from shardd.layer import LayerError
 from shardd.outbound cimport OutboundSet
 from shardd.poller cimport Poller
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
-from shardd.routes.relay cimport Link, Relay
+from shardd.routes.peer cimport Link
+from shardd.routes.relay cimport Relay
 from shardd.routes.wire cimport (
     ROUTE_CONNECT,
     ROUTE_ERR,
@@ -166,6 +167,11 @@ cdef class Route(Link):
         """End the connection: the last word if there is one, then the socket."""
         if self.is_closed:
             return
+        if self._is_paused:
+            self._is_paused = False
+            self._consume(True)
+            if self.is_closed:
+                return
         self.is_closed = True
         self._poller.remove(self)
         if text is not None:
@@ -257,12 +263,16 @@ cdef class Route(Link):
             self._buffer = grown
             self._capacity = capacity
 
-    cdef int _consume(self) except -1:
-        """Handle every whole operation."""
+    cdef int _consume(self, bint is_last=False) except -1:
+        """Handle every whole operation, up to one that finds the ring full: what is behind it stays
+        here, where it costs nothing, until there is room. `is_last`: all of them, there will be
+        no later."""
         cdef RouteOperation operation
         cdef ssize_t taken
         memset(&operation, 0, sizeof(RouteOperation))
         while self._start < self._end and not self.is_closed:
+            if self._relay.is_full and not is_last:
+                break
             taken = next_route_operation(
                 self._buffer + self._start, self._end - self._start, &self._limits, &operation)
             if taken == 0:
@@ -275,7 +285,7 @@ cdef class Route(Link):
             self._handle(&operation)
         self._relay.sublist.release()
         self._relay.offered.release()
-        if self._relay.is_full and not self.is_closed:
+        if self._relay.is_full and not self.is_closed and not is_last:
             self.owner.on_full(self)
 
     def _fail(self, int trouble):
@@ -319,10 +329,12 @@ cdef class Route(Link):
             self.owner.on_stranger(self)
 
     cdef int64_t _number_of(self, const RouteOperation* operation) except -2:
-        """The number of the line's account, -1 when there is no such account here."""
+        """The number of the line's account, -1 while there is no such account here."""
         if operation.account == NULL:
+            if self._account_number < 0:
+                self._account_number = self._relay._accounts.get(self._account, -1)
             return self._account_number
-        if self._account is None or (
+        if self._account_number < 0 or self._account is None or (
             <size_t>PyBytes_GET_SIZE(self._account) != operation.account_len
             or memcmp(PyBytes_AS_STRING(self._account), operation.account, operation.account_len)
         ):
@@ -370,8 +382,7 @@ cdef class Route(Link):
         cdef bytes queue = None
         cdef int64_t change
         self.interest_lines += 1
-        if self._number_of(operation) < 0:
-            return 0
+        self._number_of(operation)
         if operation.queue != NULL:
             queue = operation.queue[:operation.queue_len]
         change = self._relay.want(
@@ -399,7 +410,8 @@ cdef class Route(Link):
             return
         self._is_paused = False
         self._poller.watch(self, self.watched | EPOLLIN)
-        if self.layer is not None:
+        self._consume()
+        if self.layer is not None and not self._is_paused and not self.is_closed:
             try:
                 self._drain_layer()
             except LayerError as error:

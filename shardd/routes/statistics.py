@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from shardd.moments import duration_text, time_text, uptime_text
 from shardd.routes.cluster import About, Cluster
+from shardd.routes.greeting import rules_text
 from shardd.routes.relay import Relay
 from shardd.routes.route import Route
 
@@ -50,14 +51,19 @@ class Routez:
             has_subscriptions: whether they are wanted.
         """
         routes = [route for route in self._cluster.routes if route.is_registered]
-        yield {
+        document: dict[str, Any] = {
             "server_id": self._server_id,
             "server_name": self._server_name,
             "now": time_text(wall_ns),
-            "num_routes": len(routes),
-            "slow_consumers": self._count_slow_consumers(),
-            "routes": [self._row(route, now, wall_ns) for route in routes],
         }
+        permissions = self._cluster.own.permissions
+        if permissions is not None:
+            rules = {"import": permissions.publish, "export": permissions.subscribe}
+            document |= {name: rules_text(each) for name, each in rules.items() if each}
+        document["num_routes"] = len(routes)
+        document["slow_consumers"] = self._count_slow_consumers()
+        document["routes"] = [self._row(route, now, wall_ns) for route in routes]
+        yield document
         if has_subscriptions:
             for route in routes:
                 yield from self._subscriptions(route)
@@ -92,7 +98,7 @@ class Routez:
             "out_bytes": route.bytes_out,
             "subscriptions": route.subscriptions,
         }
-        account = next((name for name, link in about.peer.pinned.items() if link is route), None)
+        account = about.peer.account_of(route)
         if account is not None:
             row["account"] = account.decode("utf-8", "replace")
         row["compression"] = _COMPRESSION

@@ -28,7 +28,7 @@ cdef enum RouteTrouble:
     ROUTE_BAD_ARGUMENTS = -4          # closed
 
 cdef struct RouteLimits:
-    size_t control_line_max   # bytes of a whole control line
+    size_t control_line_max   # bytes of a whole control line; room for any verb at the least
     int64_t payload_max       # bytes, headers included
     bint has_account          # lines name their account; not so where a connection is for one only
 

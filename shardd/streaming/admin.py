@@ -56,16 +56,17 @@ class Admin:
             self._respond(reply, {"error": str(error)})
             return
         if answer is not None:
-            document = answer
+            document, is_changed = answer
             self._core.after_commit(
-                lambda error: self._respond(reply, {"error": error} if error else document)
+                lambda error: self._respond(reply, {"error": error} if error else document),
+                is_changed=is_changed,
             )
 
     def _respond(self, reply: bytes, document: Document) -> None:
         self._core.respond(reply, json.dumps(document, ensure_ascii=True).encode())
 
-    def _answer(self, payload: bytes) -> Document | None:
-        """None: another worker answers."""
+    def _answer(self, payload: bytes) -> tuple[Document, bool] | None:
+        """The answer, and whether the store has to write for it; None: another worker answers."""
         try:
             request = json.loads(payload)
         except (ValueError, RecursionError):
@@ -74,7 +75,7 @@ class Admin:
         name = request.get("channel") if isinstance(request, dict) else None
         if operation == "channels" and self._core.is_lead:
             names = [each.decode("utf-8", "replace") for each in self._channels.names]
-            return {"ok": True, "channels": names}
+            return {"ok": True, "channels": names}, False
         if not isinstance(operation, str) or operation not in {*self._operations, "channels"}:
             if self._core.is_lead:
                 raise AdminError("the request is not JSON, or its op is not known")
@@ -91,7 +92,8 @@ class Admin:
         channel = self._core.channels.get(encoded)
         if channel is None:
             raise AdminError(f"there is no channel {name!r}")
-        return {"ok": True, **self._operations[operation](channel, request)}
+        document = {"ok": True, **self._operations[operation](channel, request)}
+        return document, operation in {"delete", "delete_durable"}
 
     def _purge(self, channel: Channel, request: Document) -> Document:
         before = request.get("before")

@@ -7,7 +7,9 @@ store before it connects for the first time, and leaves it to whoever started it
 import asyncio
 import logging
 import signal
-import time
+import socket
+from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -16,9 +18,12 @@ from shardd import log as logs
 from shardd.config.core import Config
 from shardd.config.streaming import StreamingOptions
 from shardd.errors import BootError, ConfigError, ExitCode, StoreError
-from shardd.runfiles import write_pid_file
+from shardd.identity import new_server_id
+from shardd.inquiry import Inquiries, open_inquiries
+from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
 from shardd.streaming.main import code_of, recover, run_loop
+from shardd.streaming.questions import QUESTION, answer, socket_name
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.tcp_bus import TcpBus
@@ -37,6 +42,7 @@ class Alone:
         loop: asyncio.AbstractEventLoop,
         store: Store,
         recovered: Recovered,
+        inquiries: socket.socket,
     ) -> None:
         self._loop = loop
         self._fault: BaseException | None = None
@@ -48,6 +54,10 @@ class Alone:
         self._dialer = Dialer(self._bus, options.nats, name, self._on_connected)
         self._task: asyncio.Task[None] | None = None
         self._served = Served(options, self._bus, store, 0, loop, self._bus.finish, self.fail)
+        self._inquiries = Inquiries(
+            inquiries, loop, {QUESTION: partial(answer, self._served.server, new_server_id())}
+        )
+        self._is_serving = False
         self._dialer.on_servers = self._served.servers_changed
 
     def start(self) -> None:
@@ -68,6 +78,8 @@ class Alone:
         if error:
             self.fail(StoreError(error))
             return
+        self._is_serving = True
+        self._inquiries.start()
         log.info("STREAM: Streaming Server is ready")
 
     def _on_end(self, task: "asyncio.Task[None]") -> None:
@@ -82,6 +94,8 @@ class Alone:
         log.info("Initiating Shutdown...")
         if number == signal.SIGTERM:
             self.exit_code = ExitCode.STREAMING_TERMINATED
+        if self._is_serving:
+            self._inquiries.stop()
         self._served.engine.stop(self._stopped)
 
     def _stopped(self) -> None:
@@ -124,15 +138,17 @@ def run(config: Config) -> int:
     assert options is not None
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    started = time.monotonic()
-    try:
-        if config.pid_file:
-            write_pid_file(config.pid_file)
-        store, recovered = recover(options, 0, 1, loop)
-        log.debug("STREAM: Store read in %.3f s", time.monotonic() - started)
-        alone = Alone(options, loop, store, recovered)
-    except (BootError, StoreError) as error:
-        log.critical("STREAM: %s", error)
-        loop.close()
-        return code_of(error)
-    return run_loop(loop, alone)
+    with ExitStack() as stack:
+        try:
+            if config.pid_file:
+                write_pid_file(config.pid_file)
+            runtime = RuntimeDirectory.create()
+            stack.callback(runtime.close)
+            inquiries = stack.enter_context(open_inquiries(runtime.path, socket_name(0)))
+            store, recovered = recover(options, 0, 1, loop)
+            alone = Alone(options, loop, store, recovered, inquiries)
+        except (BootError, StoreError) as error:
+            log.critical("STREAM: %s", error)
+            loop.close()
+            return code_of(error)
+        return run_loop(loop, alone)

@@ -1,142 +1,151 @@
 # cython: language_level=3str
-"""What waits for one commit: acks for publishers, and requests that changed something.
+"""What the logs of one file store have in memory: batches, windows, and what they share.
 
-An ack is encoded when its message is appended and sent when it is stored; should the commit fail,
-the error is sent behind the same bytes, as the second field of the PubAck. Acks leave in the order
-in which their messages came.
+A batch holds messages that have been appended, as they will stand in the file; when it has been
+written it stays for a while as the newest part of its log. A window is a piece of a file, read
+ahead. The home of the logs knows which of them has something to write, and which holds something
+that can be let go.
 """
 
+import resource
+
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
 
-from shardd.streaming.bus cimport Outgoing
-from shardd.streaming.pb cimport field_size, write_field
+from shardd.streaming.segment cimport SEGMENT_BYTES_MAX, Segment
 
-cdef size_t BYTES_MIN = 4096
+cdef enum:
+    BATCH_BYTES = 65_536           # room of a fresh batch
+    BATCH_KEPT_BYTES = 16 << 20    # a larger one is not used again
+    BATCHES_SPARE = 4
+    DESCRIPTORS = 1024             # unless the process may have fewer
 
-
-# One ack; reply and encoded PubAck follow, and bytes up to a multiple of 8.
-cdef struct Record:
-    void* channel                  # borrowed: `channels` keeps it; NULL: refused already
-    uint32_t reply_len
-    uint32_t ack_len
-
-
-cdef inline size_t record_size(size_t reply_len, size_t ack_len) noexcept nogil:
-    return (sizeof(Record) + reply_len + ack_len + 7) & ~<size_t>7
+cdef int64_t SECOND_NS = 1_000_000_000
 
 
 @cython.final
 cdef class Batch:
-    """One commit's worth."""
-
-    def __cinit__(self) -> None:
-        self.channels = []
-        self.waiters = []
+    """Appended messages on their way to the disk, and for a while after."""
 
     def __dealloc__(self) -> None:
-        free(self._data)
+        free(self.bytes)
+        free(self.offsets)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody waits."""
-        return self.count == 0 and not self.waiters and not self.channels
-
-    cdef int note(self, Channel channel, const Span* reply, const Span* guid) except -1:
-        """A message was appended to the channel; its publisher may have asked for an ack."""
-        cdef size_t needed, size
-        cdef unsigned char* data
-        cdef Record* record
-        if channel.batch is not self:
-            channel.batch = self
-            self.channels.append(channel)
-        if reply.length == 0:
-            return 0
-        size = field_size(guid.length)
-        needed = self._used + record_size(reply.length, size)
-        if needed > self._size:
-            needed = max(needed, self._size * 2, BYTES_MIN)
-            data = <unsigned char*>realloc(self._data, needed)
-            if data == NULL:
+    cdef unsigned char* reserve(self, size_t length) except NULL:
+        """Room for one more record, noted as the next one."""
+        cdef size_t capacity
+        cdef unsigned char* room
+        cdef uint32_t* offsets
+        if self.used + length > self.capacity:
+            capacity = max(self.capacity * 2, self.used + length, <size_t>BATCH_BYTES)
+            room = <unsigned char*>realloc(self.bytes, capacity)
+            if room == NULL:
                 raise MemoryError
-            self._data = data
-            self._size = needed
-        record = <Record*>(self._data + self._used)
-        record.channel = <void*>channel
-        record.reply_len = <uint32_t>reply.length
-        record.ack_len = <uint32_t>size
-        data = <unsigned char*>record + sizeof(Record)
-        memcpy(data, reply.data, reply.length)
-        write_field(data + reply.length, 1, guid.data, guid.length)
-        self._used += record_size(reply.length, size)
+            self.bytes, self.capacity = room, capacity
+        if self.count == self.offsets_capacity:
+            capacity = max(self.offsets_capacity * 2, <size_t>256)
+            offsets = <uint32_t*>realloc(self.offsets, capacity * sizeof(uint32_t))
+            if offsets == NULL:
+                raise MemoryError
+            self.offsets, self.offsets_capacity = offsets, capacity
+        self.offsets[self.count] = <uint32_t>self.used
         self.count += 1
+        self.used += length
+        return self.bytes + (self.used - length)
+
+
+@cython.final
+cdef class Window:
+    """A piece of a segment, read ahead."""
+
+    def __dealloc__(self) -> None:
+        free(self.bytes)
+
+
+@cython.final
+cdef class LogHome:
+    """What the logs of one store share."""
+
+    def __init__(self, options: object, on_warm: object, on_retired: object) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = min(DESCRIPTORS, soft // 2) if soft > 0 else DESCRIPTORS
+        self.descriptors_max = max(options.descriptors_max or limit, 8)
+        self.sync = options.sync
+        self.crc = options.crc
+        self.segment_bytes = min(max(options.segment_bytes, 1), SEGMENT_BYTES_MAX // 2)
+        self.segment_messages = max(options.segment_messages, 0)
+        self.segment_age_ns = max(int(options.segment_age_s * SECOND_NS), 0)
+        self.dirty, self.warm, self.open = [], set(), {}
+        self.dropped, self.purged = [], []
+        self._spare, self._retired = [], []
+        self._on_warm, self._on_retired = on_warm, on_retired
+
+    def take_dirty(self) -> list:
+        """The logs that have something to write; they are not listed any more."""
+        dirty, self.dirty = self.dirty, []
+        return dirty
+
+    def take_dropped(self) -> list:
+        """The paths of segments to be removed; they are not listed any more."""
+        dropped, self.dropped = self.dropped, []
+        return dropped
+
+    def take_purged(self) -> list:
+        """The logs whose `first` is to be remembered; they are not listed any more."""
+        purged, self.purged = self.purged, []
+        return purged
+
+    cdef Batch batch(self):
+        return self._spare.pop() if self._spare else Batch.__new__(Batch)
+
+    cdef int give_back(self, Batch batch) except -1:
+        if batch is None:
+            return 0
+        batch.segment = batch.full = None
+        batch.used = batch.count = 0
+        if len(self._spare) < BATCHES_SPARE and batch.capacity <= BATCH_KEPT_BYTES:
+            self._spare.append(batch)
         return 0
 
-    def answer(self, Bus bus not None, dict failed not None) -> None:
-        """Every publisher is told; those of a channel among `failed` get its text."""
-        self._answer(bus, failed, None)
+    cdef int retire(self, object held) except -1:
+        """Somebody may still look into this window or batch, until control has returned to the
+        event loop."""
+        if held is not None:
+            if not self._retired:
+                self._on_retired()
+            self._retired.append(held)
+        return 0
 
-    def refuse(self, Bus bus not None, Channel channel not None, str text not None) -> None:
-        """The channel's messages have been taken back: their publishers are told at once."""
-        self._answer(bus, {channel: text}, channel)
+    def release_retired(self) -> None:
+        """Free what was read ahead and nobody can be looking at any more."""
+        self._retired.clear()
 
-    def _answer(self, Bus bus, dict failed, Channel only) -> None:
-        cdef Outgoing message
-        cdef Record* record
-        cdef size_t position = 0
-        cdef bytes error = None
-        message.reply = NULL
-        message.reply_len = 0
-        while position < self._used:
-            record = <Record*>(self._data + position)
-            position += record_size(record.reply_len, record.ack_len)
-            if record.channel == NULL or (
-                only is not None and record.channel != <void*>only
-            ):
-                continue
-            message.subject = <unsigned char*>record + sizeof(Record)
-            message.subject_len = record.reply_len
-            message.payload = message.subject + record.reply_len
-            message.payload_len = record.ack_len
-            message.more = NULL
-            message.more_len = 0
-            if failed:
-                text = failed.get(<object>record.channel)
-                if text is not None:
-                    error = error_field(text)
-                    message.more = <const unsigned char*>PyBytes_AS_STRING(error)
-                    message.more_len = PyBytes_GET_SIZE(error)
-            bus.publish(&message)
-            if only is not None:
-                record.channel = NULL
+    cdef int opened(self, Segment segment) except -1:
+        """It has a descriptor now; another one may have to go for that."""
+        cdef Segment other
+        self.open[segment] = None
+        if len(self.open) > self.descriptors_max:
+            for other in self.open:
+                if not other.busy and other is not segment:
+                    other.close()
+                    del self.open[other]
+                    break
+        return 0
 
+    cdef int warmed(self, object log) except -1:
+        if log not in self.warm:
+            if not self.warm:
+                self._on_warm()
+            self.warm.add(log)
+        return 0
 
-cdef bytes error_field(str text):
-    """The second field of a PubAck."""
-    cdef bytes encoded = text.encode("utf-8", "replace")
-    cdef size_t length = PyBytes_GET_SIZE(encoded)
-    cdef bytes field = bytes(field_size(length))
-    write_field(
-        <unsigned char*>PyBytes_AS_STRING(field), 2,
-        <const unsigned char*>PyBytes_AS_STRING(encoded), length,
-    )
-    return field
-
-
-def append_to(
-    Batch batch not None, Channel channel not None, bytes reply not None, bytes data not None
-) -> int:
-    """Appends a message that no client published; nobody is sent an ack. Returns its sequence."""
-    cdef Span nobody
-    cdef uint64_t sequence = channel.log.append(
-        channel.traffic.now_ns,
-        <const unsigned char*>PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply),
-        <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),
-    )
-    nobody.data = NULL
-    nobody.length = 0
-    batch.note(channel, &nobody, &nobody)
-    return sequence
+    def sweep(self) -> bool:
+        """Let go of what has not been used since the last sweep; whether anything is left."""
+        for log in [log for log in self.warm if not log.cool()]:
+            self.warm.discard(log)
+        for segment in [segment for segment in self.open if segment.fd < 0]:
+            del self.open[segment]
+        if not self.warm:
+            self._spare.clear()
+        return bool(self.warm)

@@ -7,9 +7,9 @@ channel, not before: until then it stays in flight, and is buried again after an
 import logging
 
 from shardd.streaming import pool
-from shardd.streaming.batch import append_to
 from shardd.streaming.channel import Channel
 from shardd.streaming.channels import Channels
+from shardd.streaming.commit_batch import append_to
 from shardd.streaming.core import Core
 from shardd.streaming.subjects import is_channel, partition_of
 from shardd.streaming.subscription import Subscription

@@ -107,11 +107,8 @@ class Channels:
 
     def _deleted(self, name: bytes, error: str) -> None:
         if error:
-            again_ms = self._core.now_ms + AGAIN_MS
-            self._core.schedule.at(
-                again_ms,
-                lambda: self._core.after_commit(lambda error: self._deleted(name, error)),
-            )
+            # It stays queued, and is written with what is tried again.
+            self._core.after_commit(lambda error: self._deleted(name, error), is_urgent=False)
         else:
             self._deleting.discard(name)
 

@@ -227,9 +227,13 @@ class Connecting:
         if client is None:
             self._answer_close(reply, texts.UNKNOWN_CLIENT)
             return
+        is_changed = bool(client.subscriptions)
         self.end(client, is_told=True)
         if not core.is_lead:
-            core.after_commit(lambda error: self._followers.done("closed", client.number))
+            core.after_commit(
+                lambda error: self._followers.done("closed", client.number),
+                is_changed=is_changed,
+            )
             return
         errors: list[str] = []
 

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from shardd.config.streaming import StreamingOptions
-from shardd.streaming.batch import Batch
 from shardd.streaming.bus import Bus
 from shardd.streaming.channel import Channel, deliver_ready
 from shardd.streaming.clients import Clients
+from shardd.streaming.commit_batch import Batch
 from shardd.streaming.receiver import StreamingReceiver
 from shardd.streaming.schedule import Schedule
 from shardd.streaming.store import CommitResult, ServerRow, Store
@@ -62,6 +62,8 @@ class Core:
         self._result: CommitResult | None = None
         self._save_ms = 0  # when positions are saved next; 0: nothing to save
         self._retry_ms = 0
+        self._is_awaited = False  # the open batch has a waiter that changed something
+        self._is_urgent = False  # and one that does not wait until what failed is tried again
         self._last_error = ""
         self._failing: set[bytes] = set()  # channels whose last commit failed
 
@@ -105,10 +107,23 @@ class Core:
         if reply:
             self.bus.send(reply, payload)
 
-    def after_commit(self, callback: Callable[[str], object]) -> None:
+    def after_commit(
+        self,
+        callback: Callable[[str], object],
+        *,
+        is_changed: bool = True,
+        is_urgent: bool = True,
+    ) -> None:
         """Calls back when everything that is queued now has been written: with "", or with the
-        reason why rows could not be."""
+        reason why rows could not be.
+
+        Args:
+            is_changed: a row was queued, so that there must be a commit.
+            is_urgent: that one need not wait until what failed is tried again.
+        """
         self.receiver.batch.waiters.append(callback)
+        self._is_awaited |= is_changed
+        self._is_urgent |= is_urgent
 
     # --- passes ----------------------------------------------------------------------------------
 
@@ -136,15 +151,18 @@ class Core:
         batch = self.receiver.batch
         if not self.store.has_changes:
             self._retry_ms = 0
-            # A request may have changed nothing and still wait for its turn.
-            if batch.waiters:
+            if self._is_awaited:
+                # The store has what somebody waits for, and does not want to be asked again yet.
+                self._retry_ms = self.now_ms + RETRY_MS
+            elif batch.waiters:
                 self.receiver.batch = Batch()
                 for waiter in batch.waiters:
                     waiter("")
             return
-        if batch.is_empty and self.now_ms < self._retry_ms:
+        if self.now_ms < self._retry_ms and not (self._is_urgent or batch.channels):
             return
         self._retry_ms = 0
+        self._is_awaited = self._is_urgent = False
         self._committing = batch
         self.receiver.batch = Batch()
         self.store.commit(self._on_done)

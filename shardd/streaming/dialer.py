@@ -262,8 +262,18 @@ class Dialer:
         if said is not None and now - said < _SAID_AGAIN_S:
             return
         self._said_at[str(url)] = now
-        reason = error_text(error) if isinstance(error, OSError) and error.errno else str(error)
-        log.warning("STREAM: Cannot connect to NATS at %s: %s", url, reason or "i/o timeout")
+        log.warning("STREAM: Cannot connect to NATS at %s: %s", url, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """Why a server could not be reached, in one line."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"tls: {error.reason or error}"
+    if isinstance(error, OSError) and error.errno:
+        return error_text(error)
+    return str(error) or "i/o timeout"
 
 
 def _refuse(text: str, *waiting: "asyncio.Future[Any]") -> None:

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shardd.streaming.write_batch cimport Batch, LogHome, Window
+from shardd.streaming.batch cimport Batch, LogHome, Window
 from shardd.streaming.log cimport ChannelLog
 from shardd.streaming.segment cimport Segment
 

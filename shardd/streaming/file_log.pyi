@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shardd.streaming.write_batch import LogHome
+from shardd.streaming.batch import LogHome
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.segment import Segment
 from shardd.streaming.write_job import WriteJob
@@ -24,7 +24,11 @@ class FileLog(ChannelLog):
         """Whether segments hold messages that are not kept any more."""
 
     def create(self) -> None:
-        """Have the next commit make the directory and an empty segment."""
+        """Have the next commit make the directory and an empty segment, if there is none."""
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it has a segment on disk."""
 
     def begin_at(self, sequence: int) -> None:
         """Of an empty log: the sequence of the first message. ValueError: it is not empty."""

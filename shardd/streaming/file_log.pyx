@@ -22,7 +22,7 @@ from libc.stdlib cimport malloc
 
 from shardd.errors import StoreError
 
-from shardd.streaming.write_batch cimport Batch, LogHome, Window
+from shardd.streaming.batch cimport Batch, LogHome, Window
 from shardd.streaming.log cimport FOUND_MESSAGE, FOUND_NOTHING, ChannelLog, Found, Stored
 from shardd.streaming.msgproto cimport MsgProto, message_size, write_message
 from shardd.streaming.records cimport (
@@ -86,7 +86,8 @@ cdef class FileLog(ChannelLog):
         is still there: as it was when it was closed."""
         cdef uint64_t gone
         cdef Segment segment = self._segments[0]
-        if not self.first <= first <= self.last + 1:
+        first = min(first, self.last + 1)
+        if first <= self.first:
             return
         if last == self.last and first <= segment.first + segment.count and (
             bytes_ <= self.bytes and self.bytes - bytes_ <= self._head_bytes
@@ -107,9 +108,15 @@ cdef class FileLog(ChannelLog):
         return self.first > segment.first
 
     def create(self) -> None:
-        """Have the next commit make the directory and an empty segment."""
-        if self._open is None and not self._segments:
-            self._open = self._begin_batch(0)
+        """Have the next commit make the directory and an empty segment, if there is none."""
+        if self._open is None and self._writing is None and not self._segments:
+            if not self.is_deleted:
+                self._open = self._begin_batch(0)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it has a segment on disk."""
+        return bool(self._segments)
 
     def begin_at(self, uint64_t sequence) -> None:
         """Of an empty log: the sequence of the first message."""
@@ -453,6 +460,16 @@ cdef class FileLog(ChannelLog):
             self._home.opened(segment)
             self._home.warmed(self)
         return oldest_ns + self._max_age_ns
+
+    def drop_before(self, uint64_t sequence) -> int:
+        """Drop every committed message before a sequence; returns how many there were."""
+        cdef uint64_t before = self.first
+        sequence = min(sequence, self.last + 1)
+        if sequence <= before:
+            return 0
+        self._drop_to(sequence)
+        self._home.purged.append(self)
+        return sequence - before
 
     cdef int _drop_to(self, uint64_t sequence) except -1:
         """Forget the messages before a sequence, which is not beyond `last + 1`."""

@@ -25,7 +25,7 @@ from typing import Final
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.write_batch import LogHome
+from shardd.streaming.batch import LogHome
 from shardd.streaming.file_commit import (
     Commit,
     CommitWriter,
@@ -139,6 +139,7 @@ class FileStore(Store):
         self._is_state_failing = False
         self._retry_at_s = 0.0
         self._unsynced: dict[FileLog, float] = {}
+        self._unmade: list[FileLog] = []  # new channels that could not be written yet
         self._tasks: queue.SimpleQueue[Commit | Sync | str] = queue.SimpleQueue()
         self._ended: deque[Commit | Sync] = deque()
         self._is_ticking = False
@@ -290,7 +291,7 @@ class FileStore(Store):
     @property
     def has_changes(self) -> bool:
         """Whether a commit would have something to do."""
-        if self._home.dirty or self._home.dropped:
+        if self._home.dirty or self._home.dropped or self._home.purged:
             return True
         return self._has_state() and time.monotonic() >= self._retry_at_s
 
@@ -315,6 +316,11 @@ class FileStore(Store):
         is_kept_open = len(dirty) <= self._home.descriptors_max // 2
         started = (log.start_write(is_kept_open) for log in dirty)
         jobs = [job for job in started if job is not None]
+        for log in self._home.take_purged():
+            if not log.is_deleted:
+                part = self._parts[partition_of(log.name)]
+                part.changes.firsts[log.name] = log.first
+                part.has_kept = True
         parts = {number: part.changes for number, part in self._parts.items() if part.changes}
         for number in parts:
             self._parts[number].changes = PartChanges()
@@ -371,6 +377,9 @@ class FileStore(Store):
             if job.error is not None:
                 failed[log.name] = reason_of(job.error)
                 self._note_failure(log, job.error)
+                if not log.is_made:
+                    self._unmade.append(log)
+                    self._start_ticking()
             elif log.name in self._failing:
                 self._failing.discard(log.name)
                 logger.info("channel %s can be written again", shown(log.name))
@@ -420,6 +429,10 @@ class FileStore(Store):
     def _tick(self) -> None:
         self._is_ticking = False
         is_warm = self._home.sweep()
+        for log in self._unmade:
+            # Subscriptions may hang on it though nobody publishes.
+            log.create()
+        self._unmade.clear()
         if self._unsynced and self._options.auto_sync_s > 0:
             self._sync_old()
         if is_warm or self._unsynced or self._retry_at_s > time.monotonic():
@@ -452,7 +465,7 @@ class FileStore(Store):
             self._thread.join()
             self._thread = None
             self._finish()
-            if self._home.dirty or self._home.dropped or self._has_state():
+            if self.has_changes or self._has_state():
                 commit = self._collect(None)
                 self._writer.write(commit)
                 self._finish_commit(commit)

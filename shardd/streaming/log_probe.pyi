@@ -16,5 +16,6 @@ def find(log: ChannelLog, sequence: int) -> tuple[int, int, int, bytes]:
     """What was found (NOTHING, MESSAGE or LATER), and of a message its sequence, timestamp and
     bytes (0, 0 and none without one)."""
 
-def read_all(log: ChannelLog, sequence: int) -> tuple[int, int]:
-    """Finds message after message from a sequence on; how many there were, and their bytes."""
+def read_all(log: ChannelLog, sequence: int, most: int = ...) -> tuple[int, int]:
+    """Finds message after message from a sequence on, so many at most; how many there were, and
+    their bytes."""

@@ -50,12 +50,14 @@ def find(ChannelLog log not None, uint64_t sequence) -> tuple[int, int, int, byt
     return <int>found, stored.sequence, stored.timestamp_ns, stored.bytes[:stored.length]
 
 
-def read_all(ChannelLog log not None, uint64_t sequence) -> tuple[int, int]:
+def read_all(
+    ChannelLog log not None, uint64_t sequence, uint64_t most=0xFFFF_FFFF_FFFF_FFFF
+) -> tuple[int, int]:
     """Finds message after message from a sequence on; how many there were, and their bytes."""
     cdef Stored stored
     cdef uint64_t count = 0
     cdef uint64_t total = 0
-    while log.find(sequence, &stored) == FOUND_MESSAGE:
+    while count < most and log.find(sequence, &stored) == FOUND_MESSAGE:
         count += 1
         total += stored.length
         sequence = stored.sequence + 1

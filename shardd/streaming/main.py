@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from functools import partial
 from typing import Any, Final
 
 import uvloop
@@ -21,6 +22,7 @@ from shardd import log as logs
 from shardd.config.streaming import StreamingOptions
 from shardd.errors import BootError, ExitCode, StoreError, StoreUnavailableError
 from shardd.host import HostSetup
+from shardd.inquiry import Inquiries
 from shardd.orders import LameDuck, Reload
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
@@ -31,6 +33,7 @@ from shardd.router.sublist import Sublist
 from shardd.slots import State
 from shardd.streaming import pool
 from shardd.streaming.mesh_bus import MeshBus
+from shardd.streaming.questions import QUESTION, answer
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.stores import open_store
@@ -92,6 +95,11 @@ class StreamingWorker:
         index = slot - setup.streaming_first
         self._served = Served(options, self._bus, store, index, loop, self._finish, self.fail)
         self._engine, self._server = self._served.engine, self._served.server
+        self._inquiries = Inquiries(
+            setup.streaming_inquiries[index],
+            loop,
+            {QUESTION: partial(answer, self._server, setup.server_id)},
+        )
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -115,6 +123,8 @@ class StreamingWorker:
             return
         self._is_stopping = True
         self._on_doorbell()  # what has arrived before the signal
+        if self._is_serving:
+            self._inquiries.stop()
         self._setup.slots.set_state(self._slot, State.STOPPING)
         self._engine.stop(self._stopped)
 
@@ -188,6 +198,7 @@ class StreamingWorker:
             self.fail(StoreError(error))
             return
         self._is_serving = True
+        self._inquiries.start()
         self._begin()
 
     def _finish(self) -> None:

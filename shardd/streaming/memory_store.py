@@ -6,6 +6,7 @@ with a store that waits for a disk.
 
 from collections.abc import Callable, Sequence
 
+from shardd.errors import StoreError
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.memory_log import MemoryLog
 from shardd.streaming.store import (
@@ -16,6 +17,7 @@ from shardd.streaming.store import (
     Store,
     SubscriptionRow,
 )
+from shardd.streaming.subjects import PARTITIONS
 
 
 class MemoryStore(Store):
@@ -28,15 +30,20 @@ class MemoryStore(Store):
     def __init__(self, call_soon: Callable[[Callable[[], object]], object]) -> None:
         self._call_soon = call_soon
         self._changed: list[MemoryLog] = []
+        self._names: set[bytes] = set()
         self._has_rows = False
         self._is_committing = False
 
     def recover(self) -> Recovered:
         """There is never anything."""
-        return Recovered(server=None, clients=(), channels=(), last_ids={})
+        last_ids = dict.fromkeys(range(PARTITIONS), 0)
+        return Recovered(server=None, clients=(), channels=(), last_ids=last_ids)
 
     def create_channel(self, name: bytes) -> ChannelLog:
         """A new, empty log."""
+        if name in self._names:
+            raise StoreError("the channel exists")
+        self._names.add(name)
         return MemoryLog(name, self._note_changed)
 
     def _note_changed(self, log: MemoryLog) -> None:
@@ -44,6 +51,7 @@ class MemoryStore(Store):
 
     def delete_channel(self, name: bytes) -> None:
         """The log goes when nobody holds it any more."""
+        self._names.discard(name)
         self._changed = [log for log in self._changed if log.name != name]
         self._has_rows = True
 

@@ -11,6 +11,7 @@ A worker's own messages do not come back to it.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.time cimport monotonic
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -28,8 +29,10 @@ from shardd.streaming.bus cimport Bus, Incoming, Outgoing
 PRIVATE_ACCOUNT = limits.PRIVATE_ACCOUNT
 
 cdef enum:
-    # Passes before timers, control messages and commits that ended have their turn.
+    # Passes before timers, control messages and commits that ended have their turn, and the same in
+    # time: a commit that has ended is answered, and the next one begun, in the event loop.
     PASSES_MAX = 8
+    RUN_MS_MAX = 5
     SCRATCH_BYTES = 65_536         # at first
     # A scratch buffer that grew for one large message is given back above this.
     SCRATCH_BYTES_MAX = 1_048_576
@@ -206,10 +209,11 @@ cdef class MeshBus(Bus):
     def run(self, uint64_t now_ms) -> None:
         """The doorbell rang: work until nothing is at hand, or until others must have a turn."""
         cdef int passes = 0
+        cdef double until_s = monotonic() + RUN_MS_MAX / 1000.0
         self._doorbell.clear()
         self._doorbell.wake_up()
         self.mesh.now_ms = now_ms
-        while passes < PASSES_MAX:
+        while passes < PASSES_MAX and (passes == 0 or monotonic() < until_s):
             passes += 1
             if self.begin_pass is not None:
                 self.begin_pass()

@@ -60,7 +60,7 @@ cdef class PartitionReceiver(Receiver):
 
 @cython.final
 cdef class PartitionBus(Bus):
-    """Touched by one event loop only. `wake` is called when a pass is needed though nothing arrived.
+    """Touched by one event loop only. `wake` is called when a pass is needed, though nothing came.
 
     Args:
         inner: the bus itself, with the hooks `begin_pass`, `end_pass` and `on_room`.

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from shardd.streaming.batch cimport Batch
+from shardd.streaming.commit_batch cimport Batch
 from shardd.streaming.bus cimport Incoming, Receiver
 from shardd.streaming.channel cimport Channel
 from shardd.streaming.pb cimport PubMsg, Span

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Any, Final, final
 
-from shardd.streaming.batch import Batch
 from shardd.streaming.bus import Receiver
 from shardd.streaming.channel import Channel
+from shardd.streaming.commit_batch import Batch
 from shardd.streaming.subscription import Subscription
 from shardd.streaming.traffic import Traffic
 

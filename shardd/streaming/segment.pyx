@@ -113,22 +113,25 @@ cdef class Segment:
     def open(str path not None) -> Segment:
         """A segment that is a file, with nothing known of its records yet."""
         cdef Header header
-        cdef bytes name
+        cdef bytes fixed, name
         try:
-            with open(path, "rb", buffering=0) as file:
-                fixed = file.read(sizeof(Header))
-                size = os.fstat(file.fileno()).st_size
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # One read is enough for almost every name.
+                start = os.read(fd, 512)
+                fixed, name = start[:sizeof(Header)], b""
                 if len(fixed) < sizeof(Header):
                     raise DamagedHeader(f"{path}: ends inside its header", True)
                 memcpy(&header, <const char*>fixed, sizeof(Header))
-                name = b""
                 if 0 < header.name_length <= NAME_BYTES_MAX:
-                    name = file.read(header.name_length)
+                    end = sizeof(Header) + header.name_length
+                    name = (start if len(start) >= end else os.pread(fd, end, 0))[
+                        sizeof(Header):end]
                 if not _is_header(&header, name):
-                    # The header is on disk before the first record is written.
-                    torn = size <= sizeof(Header) + NAME_BYTES_MAX and not any(
-                        file.read(size)) and (not any(fixed) or size <= header.length)
-                    raise DamagedHeader(f"{path}: its header is damaged", torn)
+                    raise DamagedHeader(
+                        f"{path}: its header is damaged", _is_torn(fd, &header, fixed))
+            finally:
+                os.close(fd)
         except OSError as error:
             raise _unreadable(path, error.errno) from None
         if header.version != VERSION:
@@ -144,9 +147,12 @@ cdef class Segment:
         cdef Sidecar sidecar
         try:
             size = os.stat(self.path).st_size
-            with open(self._sidecar_path(), "rb", buffering=0) as file:
-                fixed = file.read(sizeof(Sidecar))
-                sidecar_size = os.fstat(file.fileno()).st_size
+            fd = os.open(self._sidecar_path(), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fixed = os.read(fd, sizeof(Sidecar))
+                sidecar_size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
         except OSError:
             return False
         if not _fits(self, fixed, &sidecar):
@@ -477,3 +483,17 @@ cdef bint _fits(Segment segment, bytes fixed, Sidecar* sidecar) except -1:
         and sidecar.end >= sidecar.start
         and <uint64_t>sidecar.count * RECORD_BYTES <= sidecar.end - sidecar.start
     )
+
+
+cdef bint _is_torn(int fd, Header* header, bytes fixed) except -1:
+    """Whether a file with a bad header never held a record: the header is on disk before the first
+    record is written, so there is nothing but zeros, or no more than a header."""
+    size = os.fstat(fd).st_size
+    if size > sizeof(Header) + NAME_BYTES_MAX:
+        return False
+    if any(fixed) and size > header.length:
+        return False
+    start = sizeof(Header)
+    if header.name_length <= NAME_BYTES_MAX:
+        start += header.name_length
+    return not any(os.pread(fd, size, start))

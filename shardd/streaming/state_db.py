@@ -72,15 +72,16 @@ class PartChanges:
     deleted: set[bytes] = field(default_factory=set)
     rows: dict[Key, SubscriptionRow | None] = field(default_factory=dict)
     positions: dict[Key, tuple[int, Sequence[int]]] = field(default_factory=dict)
+    firsts: dict[bytes, int] = field(default_factory=dict)  # of channels that were purged
     last_id: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.deleted or self.rows or self.positions)
+        return bool(self.deleted or self.rows or self.positions or self.firsts)
 
     @property
     def has_rows(self) -> bool:
         """Whether there is more than positions."""
-        return bool(self.deleted or self.rows)
+        return bool(self.deleted or self.rows or self.firsts)
 
     def save(self, channel: bytes, row: SubscriptionRow) -> None:
         """Adds or replaces; the row has its position."""
@@ -101,6 +102,7 @@ class PartChanges:
         """Removes all of a channel, what is queued for it included."""
         self.rows = {key: row for key, row in self.rows.items() if key[0] != channel}
         self.positions = {key: at for key, at in self.positions.items() if key[0] != channel}
+        self.firsts.pop(channel, None)
         self.deleted.add(channel)
 
     def put_back(self, older: "PartChanges") -> None:
@@ -114,6 +116,8 @@ class PartChanges:
         self.positions = kept | self.positions
         rows = {key: row for key, row in older.rows.items() if key[0] not in gone}
         self.rows = rows | self.rows
+        firsts = {name: first for name, first in older.firsts.items() if name not in gone}
+        self.firsts = firsts | self.firsts
         self.deleted = older.deleted | gone
         self.last_id = max(self.last_id, older.last_id)
 
@@ -276,6 +280,11 @@ class PartDatabase(Database):
                     (last_sent, pack(pending), *key)
                     for key, (last_sent, pending) in changes.positions.items()
                 ],
+            )
+            # Of what the channel will hold until it is recovered, only this is certain.
+            many(
+                "INSERT OR REPLACE INTO channels VALUES (?, ?, 0, 0)",
+                list(changes.firsts.items()),
             )
             if changes.last_id:
                 execute(

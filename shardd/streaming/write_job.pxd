@@ -2,7 +2,7 @@
 
 cimport cython
 
-from shardd.streaming.write_batch cimport Batch
+from shardd.streaming.batch cimport Batch
 
 
 # One log's part in a commit. Made and finished in the event loop, run in a thread.

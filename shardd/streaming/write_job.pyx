@@ -12,7 +12,7 @@ from libc.errno cimport EINTR, EIO, errno
 from libc.stdint cimport int64_t
 from posix.unistd cimport fdatasync, ftruncate, pwrite
 
-from shardd.streaming.write_batch cimport Batch
+from shardd.streaming.batch cimport Batch
 from shardd.streaming.records cimport checksum_records
 from shardd.streaming.segment cimport Segment
 

@@ -3,15 +3,17 @@
 After each fault the hosts agree again, and clients that had no part in it have noticed nothing.
 """
 
+import contextlib
 import os
+import random
 import signal
 from collections.abc import Callable, Iterator
-from itertools import count
+from functools import partial
 
 import pytest
 
 from tests.support.broker import Broker, free_port, make_broker
-from tests.support.cluster import Hosts, RoutePeer, cluster_text
+from tests.support.cluster import Hosts, RoutePeer, cluster_text, wait_heard
 from tests.support.fixtures import Dial
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
@@ -42,26 +44,6 @@ def listen(dial: Dial, broker: Broker, subject: bytes) -> WireClient:
     client.subscribe(subject, b"1")
     client.ping()
     return client
-
-
-def wait_heard(subscriber: WireClient, publisher: WireClient, subject: bytes) -> None:
-    """Publish until a message arrives, and then read until the last one has: interest travels in
-    its own time, messages in theirs."""
-    tokens = count()
-    text = b""
-
-    def has_heard() -> bytes:
-        nonlocal text
-        token = b"<%d>" % next(tokens)
-        publisher.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(token), token))
-        publisher.ping()
-        subscriber.send(b"PING\r\n")
-        text += subscriber.read_until(b"PONG\r\n")
-        return token if b">\r\n" in text else b""
-
-    last = wait_until(has_heard, f"{subject!r} to be heard on another host")
-    if last not in text:
-        subscriber.read_until(last + b"\r\n")
 
 
 def router_of(broker: Broker) -> int:
@@ -169,6 +151,46 @@ def test_garbage_ends_the_route_and_nothing_else(form: Form, dial: Dial) -> None
         peer.wire.send(garbage)
         peer.wire.read_to_end()
         peer.close()
+    wait_heard(subscriber, publisher, b"a")
+
+
+def test_nothing_is_left_of_peers_that_talk_nonsense(
+    form: Form, dial: Dial, rng: random.Random
+) -> None:
+    hosts = form("shardd-2", "shardd-2")
+    subscriber, publisher = listen(dial, hosts[1], b"a"), dial(hosts[0]).connect()
+    wait_heard(subscriber, publisher, b"a")
+    lines = [
+        *(b"RS+ $G g.%d\r\nRS+ $G g.q.%d group 3\r\n" % (n, n) for n in range(5)),
+        *(b"RS- $G g.%d\r\nRS- $G g.q.%d group\r\n" % (n, n) for n in range(5)),
+        *(b"RMSG $G g 5\r\nhello\r\n", b"RMSG $G g + reply q 5\r\nhello\r\n"),
+        *(b"HMSG $G g 12 17\r\nNATS/1.0\r\n\r\nhello\r\n", b"PING\r\n", b"PONG\r\n"),
+        *(b'INFO {"server_id":"NOBODY","port":1}\r\n', b"LS+ $G a b\r\n", b"-ERR 'x'\r\n"),
+    ]
+    for number in range(60):
+        peer = RoutePeer(hosts.cluster_ports[number % 2], f"ODD{number}", f"odd{number}").join()
+        text = bytearray(b"".join(rng.choices(lines, k=20)))
+        for _ in range(rng.randrange(1, 8)):
+            where = rng.randrange(len(text))
+            text[where : where + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
+        with contextlib.suppress(OSError):  # it may have been cut off already
+            peer.wire.send(bytes(text), b"RS+ $G g.last\r\n")
+        peer.close()
+    # Whatever they wanted is not wanted any more, by either host.
+    asking = dial(hosts[0]).connect(headers=True, no_responders=True)
+    asking.subscribe(b"in.*", b"1")
+
+    def is_unwanted(subject: bytes) -> bool:
+        asking.send(b"PUB %b in.1 0\r\n\r\nPING\r\n" % subject)
+        return b" 503" in asking.read_until(b"PONG\r\n")
+
+    for subject in (
+        b"g.last",
+        *(b"g.%d" % n for n in range(5)),
+        *(b"g.q.%d" % n for n in range(5)),
+    ):
+        wait_until(partial(is_unwanted, subject), f"the end of interest in {subject!r}")
+    hosts.settle()
     wait_heard(subscriber, publisher, b"a")
 
 

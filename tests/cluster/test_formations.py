@@ -1,11 +1,13 @@
 """Three hosts in one cluster: shardd alone, and with real nats-servers on either side.
 
-One seed is enough: the second and the third host are only told of the first.
+On ports of the loopback interface, and as hosts of a network with an address each. One seed is
+enough: the second and the third host are only told of the first.
 """
 
 import asyncio
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 
 import nats
@@ -15,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 
 from tests.support.cluster import Hosts, hosts_of
+from tests.support.machines import machines_of
 from tests.support.waiting import wait_until_async
 
 FORMATIONS = {
@@ -25,10 +28,21 @@ FORMATIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=FORMATIONS, ids=lambda name: name.replace(" ", "-"))
+PLACES: dict[str, Callable[[Sequence[str]], AbstractContextManager[Hosts]]] = {
+    "loopback": hosts_of,
+    "network": machines_of,
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(place, name) for place in PLACES for name in FORMATIONS],
+    ids=lambda param: "-".join(param).replace(" ", "-"),
+)
 def hosts(request: pytest.FixtureRequest) -> Iterator[Hosts]:
     """A cluster that is settled: every host tells its clients of all three."""
-    with hosts_of(FORMATIONS[request.param]) as hosts:
+    place, name = request.param
+    with PLACES[place](FORMATIONS[name]) as hosts:
         yield hosts
 
 

@@ -218,9 +218,15 @@ def test_a_configured_route_is_known_whoever_dialed_first(hosts: Hosts) -> None:
     assert rows["host1"]["is_configured"]
     assert rows["host1"]["port"] == ports[0]
     assert not rows["host3"]["is_configured"]
-    by_first = {row["remote_name"]: row for row in routez(hosts[0])["routes"]}
-    assert not any(row["did_solicit"] or row["is_configured"] for row in by_first.values())
-    assert by_first["host3"]["subscriptions"] > 0
+    by_first = routez(hosts[0])["routes"]
+    assert {row["remote_name"] for row in by_first} == {"host2", "host3"}
+    assert not any(row["did_solicit"] or row["is_configured"] for row in by_first)
+
+    def has_told() -> bool:
+        rows = [row for row in routez(hosts[0])["routes"] if row["remote_name"] == "host3"]
+        return any(row["subscriptions"] > 0 for row in rows)
+
+    wait_until(has_told, "the interest of nats-server, which pools its connections")
 
 
 def test_a_slow_peer_is_counted_also_by_the_next_router(hosts: Hosts, dial: Dial) -> None:
@@ -274,6 +280,49 @@ def test_the_table_has_a_line_for_each_route_and_no_controls_of_strangers(hosts:
         "$G  work  queue group workers, 3 members",
     ]
     peer.close()
+
+
+@pytest.mark.parametrize("flag", ["--subs=detail", "--detail"])
+def test_subscriptions_come_in_detail(hosts: Hosts, flag: str) -> None:
+    broker = hosts.add("shardd-1", block="accounts: [A]")
+    port = hosts.cluster_ports[0]
+    peer = RoutePeer(port, route_pool_size=3, route_pool_idx=2).join()
+    pinned = RoutePeer(port, route_pool_size=3, route_account="A").join()
+    peer.wire.send(b"RS+ $G plain\r\nRS+ $G work workers 3\r\nRS+ X unknown\r\n")
+    pinned.wire.send(b"RS+ own g 2\r\n")
+    for each in (peer, pinned):
+        each.settle()
+    by_account = {row.get("account"): row for row in routez(broker, flag)["routes"]}
+    row = by_account[None]
+    details = sorted(row["subscriptions_list_detail"], key=lambda each: each["sid"])
+    assert details == [
+        {"account": "$G", "subject": "plain", "sid": "$G plain", "cid": row["rid"], "members": 1},
+        {
+            "account": "$G",
+            "subject": "work",
+            "qgroup": "workers",
+            "sid": "$G work workers",
+            "cid": row["rid"],
+            "members": 3,
+        },
+        {"account": "X", "subject": "unknown", "sid": "X unknown", "cid": row["rid"], "members": 1},
+    ]
+    assert row["subscriptions"] == 3
+    (detail,) = by_account["A"]["subscriptions_list_detail"]
+    assert detail["sid"] == "own g"
+    for each in (peer, pinned):
+        each.close()
+
+
+def test_permissions_are_reported(hosts: Hosts) -> None:
+    block = 'permissions { import: ["a", "b.>"], export: { deny: "c" } }'
+    broker = hosts.add("shardd-1", block=block)
+    document = routez(broker)
+    assert document["import"] == {"allow": ["a", "b.>"]}
+    assert document["export"] == {"deny": ["c"]}
+    lines = routes(str(broker.pid)).stdout.splitlines()
+    assert "Lets in:         a b.>" in lines
+    assert "Lets out:        all but not c" in lines
 
 
 def test_many_subscriptions_come_whole(hosts: Hosts) -> None:

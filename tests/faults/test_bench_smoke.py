@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.servers import ServerFailure, find_nats_server
+from bench.streaming.servers import ORIGINAL, find_tool
 
 ROOT = Path(__file__).parent.parent.parent
 LOADS = "1x4-128B,queue-*,request-1,subscriptions-1k"
@@ -103,3 +104,19 @@ def test_loads_over_tls_find_both_servers_with_the_same_certificate() -> None:
 def test_unknown_load_and_unknown_server_are_refused() -> None:
     assert bench("--loads", "no-such-load").returncode == 2
     assert bench("--servers", "mosquitto,nats-server", "--loads", "publish-16B").returncode == 2
+
+
+def test_quick_run_of_the_streaming_loads(tmp_path: Path) -> None:
+    try:
+        find_tool(ORIGINAL)
+    except ServerFailure as missing:
+        pytest.skip(str(missing))
+    path = tmp_path / "streaming.jsonl"
+    pair = f"{ORIGINAL},{ORIGINAL}"
+    loads = "publish-128B-10,latency-*,deliver-1x4,channels-*,million"
+    arguments = ["--quick", "--history", str(path), "--servers", pair, "--loads", loads]
+    done = bench("streaming", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["metric"] for line in lines} >= {"published", "delivered", "p50", "replayed"}
+    assert all(line["ratio"] for line in lines if line["metric"] != "server-cpu"), lines

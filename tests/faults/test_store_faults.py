@@ -92,6 +92,7 @@ def test_a_full_disk_refuses_messages_and_rows_until_there_is_room_again(small_d
         for number in range(2000):
             store.save_client(ClientRow(f"client-{number}", b"hb" * 100))
         assert "could not be stored" in harness.commit().state_error
+        assert not store.has_changes
         assert sum("cannot be written" in line for line in caplog.messages) == 1
 
         ballast.unlink()

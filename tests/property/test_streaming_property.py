@@ -145,7 +145,7 @@ class Plain:
         self.model.restart()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.sampled_from([0, 3, 6]), st.integers(1, 3), st.lists(plain_steps, max_size=40))
 def test_subscriptions_are_sent_what_the_model_says(
     messages_max: int, workers: int, steps: list[tuple]
@@ -265,7 +265,7 @@ class Group:
         self.pool.boot()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 3), st.lists(group_steps, max_size=40))
 def test_each_message_of_a_group_is_with_one_member_until_it_is_acknowledged(
     workers: int, steps: list[tuple]
@@ -348,7 +348,7 @@ class Commits:
                     self.stored[name].append(data)
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(commit_steps, max_size=60))
 def test_what_is_acknowledged_is_there_and_what_is_refused_is_not(steps: list[tuple]) -> None:
     commits = Commits()

@@ -52,6 +52,10 @@ class Broker(ABC):
         self._family: set[psutil.Process] = set()  # all that were ever seen, parent included
         self._host = ""
         self._port = 0
+        # Where it is to listen, and by which address it is reached if that is another one.
+        self.listen_address = "127.0.0.1"
+        self.listen_port = -1
+        self.reached_at = ""
 
     @abstractmethod
     def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
@@ -65,8 +69,8 @@ class Broker(ABC):
 
     @property
     def host(self) -> str:
-        """The address that the server listens on."""
-        return self._host
+        """The address by which the server is reached."""
+        return self.reached_at or self._host
 
     @property
     def port(self) -> int:
@@ -76,7 +80,7 @@ class Broker(ABC):
     @property
     def url(self) -> str:
         """The address as client libraries want it."""
-        return f"nats://{self._host}:{self._port}"
+        return f"nats://{self.host}:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -227,7 +231,7 @@ class NatsServer(Broker):
         return [
             nats_server_path(),
             *("-c", str(self.configuration)),
-            *("-a", "127.0.0.1", "-p", "-1"),
+            *("-a", self.listen_address, "-p", str(self.listen_port)),
             *("--ports_file_dir", str(self._directory)),
             *("-l", str(self._directory / "log")),
         ]
@@ -245,7 +249,7 @@ class Shardd(Broker):
         """The command line; names and values are nats-server's."""
         arguments = [
             *(sys.executable, "-m", "shardd", "start"),
-            *("-a", "127.0.0.1", "-p", "-1"),
+            *("-a", self.listen_address, "-p", str(self.listen_port)),
             *("--ports_file_dir", str(self._directory)),
             *("-l", str(self._directory / "log")),
             *("--workers", str(self.workers)),

@@ -43,17 +43,30 @@ class Authority:
         )
         self.certificate.write_bytes(made.public_bytes(Encoding.PEM))
 
-    def issue(self, name: str, *, email: str = "", subject: x509.Name | None = None) -> Issued:
-        """A certificate for this host or, if given, for an e-mail address or a subject."""
+    def issue(
+        self,
+        name: str,
+        *,
+        email: str = "",
+        subject: x509.Name | None = None,
+        host: str = "",
+        has_expired: bool = False,
+    ) -> Issued:
+        """A certificate for this machine or, if given, for an e-mail address, a subject or
+        another host."""
         key = ec.generate_private_key(ec.SECP256R1())
         loopback = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
         names: list[x509.GeneralName] = (
             [] if email or subject else [x509.DNSName("localhost"), loopback]
         )
+        if host == "127.0.0.1":
+            names = [loopback]
+        elif host:
+            names = [x509.DNSName(host)]
         if email:
             names.append(x509.RFC822Name(email))
         own = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(own, self._name, key)
+        builder = _builder(own, self._name, key, -_DAY / 24 if has_expired else _DAY)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         made = builder.sign(self._key, hashes.SHA256())
@@ -64,7 +77,10 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    valid_for: datetime.timedelta = _DAY,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -74,7 +90,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_after(now + valid_for)
     )
 
 

@@ -6,7 +6,9 @@ others are given. `Hosts.settle` waits until each of them tells its clients of a
 
 import contextlib
 import json
+import ssl
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any, Final
 
 from tests.support.broker import Broker, free_port, make_broker
@@ -84,6 +86,26 @@ def hosts_of(kinds: Sequence[str], block: str = "") -> Iterator[Hosts]:
         hosts.stop()
 
 
+def wait_heard(subscriber: WireClient, publisher: WireClient, subject: bytes) -> None:
+    """Publish until a message arrives, and then read until the last one has: interest travels in
+    its own time, messages in theirs."""
+    tokens = count()
+    text = b""
+
+    def has_heard() -> bytes:
+        nonlocal text
+        token = b"<%d>" % next(tokens)
+        publisher.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(token), token))
+        publisher.ping()
+        subscriber.send(b"PING\r\n")
+        text += subscriber.read_until(b"PONG\r\n")
+        return token if b">\r\n" in text else b""
+
+    last = wait_until(has_heard, f"{subject!r} to be heard on another host")
+    if last not in text:
+        subscriber.read_until(last + b"\r\n")
+
+
 class RoutePeer:
     """A server that is only bytes: it dials a real one and joins, if it is let in."""
 
@@ -93,9 +115,10 @@ class RoutePeer:
         server_id: str = "PEER",
         name: str = "peer",
         listens: int = 1,
+        tls: ssl.SSLContext | None = None,
         **more: Any,
     ) -> None:
-        self.wire = WireClient("127.0.0.1", port)
+        self.wire = WireClient("127.0.0.1", port, tls=tls, handshake_first=True)
         self.info = self.wire.info
         self.joined: list[bytes] = []  # what came before the first PONG
         self.server_id = server_id
@@ -129,6 +152,12 @@ class RoutePeer:
     def introduce(self) -> None:
         """Send INFO alone."""
         self.wire.send(b"INFO ", json.dumps(self._introduction).encode(), b"\r\n")
+
+    def tell(self, **changes: Any) -> None:
+        """Send INFO once more, with these fields changed; None takes one away."""
+        fields = {**self._introduction, **changes}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        self.wire.send(b"INFO ", json.dumps(fields).encode(), b"\r\n")
 
     def join(self, **more: Any) -> "RoutePeer":
         """Become a peer; returns when the server has taken this one in."""

@@ -27,18 +27,18 @@ _RUN_S: Final = 120.0 * PATIENCE
 
 def try_node(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     """What the client for Node saw in each scenario."""
-    return _run(["node", str(_node() / "trial.mjs")], scenarios)
+    return _run(["node", str(node_directory() / "trial.mjs")], scenarios)
 
 
 def try_go(scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     """What the client for Go saw."""
-    return _run([str(_go())], scenarios)
+    return _run([str(go_program())], scenarios)
 
 
 @cache
 def browser_page() -> Path:
     """The script of a page with the client in it, in one piece."""
-    directory = _node()
+    directory = node_directory()
     script = directory / "page.js"
     bundler = [str(directory / "node_modules/.bin/esbuild"), "page.mjs", f"--outfile={script}"]
     _make("node", [*bundler, "--bundle", "--format=esm", "--log-level=error"], directory)
@@ -61,24 +61,26 @@ def _run(command: list[str], scenarios: Sequence[Scenario]) -> list[dict[str, An
 
 
 @cache
-def _node() -> Path:
-    directory = _BUILD / "node"
-    _copy("node", directory)
+def node_directory(name: str = "node") -> Path:
+    """The directory of a program for Node, its packages installed."""
+    directory = _BUILD / name
+    _copy(name, directory)
     _make("npm", ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"], directory)
     return directory
 
 
 @cache
-def _go() -> Path:
-    directory = _BUILD / "go"
-    _copy("go", directory)
+def go_program(name: str = "go") -> Path:
+    """A program in Go, compiled."""
+    directory = _BUILD / name
+    _copy(name, directory)
     _make("go", ["go", "build", "-o", "trial", "."], directory)
     return directory / "trial"
 
 
-def _copy(language: str, directory: Path) -> None:
+def _copy(name: str, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    for path in (_SOURCES / language).iterdir():
+    for path in (_SOURCES / name).iterdir():
         if path.is_file():
             shutil.copy(path, directory)
 

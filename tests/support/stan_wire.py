@@ -1,7 +1,7 @@
 """A client of NATS Streaming on its bare protocol, and the original server, for what tests compare.
 
-It knows just enough: connect, publish, subscribe, acknowledge, close. Everything that it received is
-kept as it came.
+It knows just enough: connect, publish, subscribe, acknowledge, close. Everything that it received
+is kept as it came.
 """
 
 import asyncio

@@ -6,6 +6,7 @@ need it are skipped. Both are started from one configuration file, with what a t
 belongs to the test.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+import psutil
 import pytest
 
 from tests.support.broker import START_S, Broker, BrokerError, Setting
@@ -24,7 +26,9 @@ from tests.support.waiting import wait_until
 
 ORIGINAL: Final = "nats-streaming-server"
 SHARDD: Final = "shardd-streaming-1"
+SHARDD_POOL: Final = "shardd-streaming-2"
 STREAMING_KINDS: Final = (ORIGINAL, SHARDD)
+JUDGED_KINDS: Final = (*STREAMING_KINDS, SHARDD_POOL)
 
 CLUSTER_ID: Final = "test-cluster"
 
@@ -65,6 +69,13 @@ class StreamingServer(Broker):
         """End the server in this way and start it again."""
         self._end(signal_number)
         self.start()
+
+    def kill_all(self) -> None:
+        """SIGKILL every process of it at once, as a power cut would."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._end(signal.SIGKILL)
 
     def _write_configuration(self, settings: Mapping[str, Setting]) -> None:
         """The file that both kinds are started with."""
@@ -117,9 +128,12 @@ class OriginalServer(StreamingServer):
 
 
 class SharddStreaming(StreamingServer):
-    """Ours, embedded: one worker for clients and one for streaming."""
+    """Ours, embedded: as many workers for clients as for streaming."""
 
-    kind = SHARDD
+    def __init__(self, workers: int, options: str = "", data: Path | None = None) -> None:
+        self.kind = f"shardd-streaming-{workers}"
+        self.workers = workers
+        super().__init__(options, data)
 
     def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
         """The command line; everything else is in the file."""
@@ -127,7 +141,7 @@ class SharddStreaming(StreamingServer):
             self._write_configuration(settings)
         return [
             *(sys.executable, "-m", "shardd", "start", "-c", str(self.configuration)),
-            *("--workers", "1", "--streaming", "1"),
+            *("--workers", str(self.workers), "--streaming", str(self.workers)),
         ]
 
 
@@ -138,10 +152,11 @@ def make_streaming_server(
     if kind == ORIGINAL:
         original_server_path()
         return OriginalServer(options, data)
-    assert kind == SHARDD, kind
+    name, _, workers = kind.rpartition("-")
+    assert name == "shardd-streaming", kind
     if not shardd_has_streaming():
         pytest.skip("this shardd has no streaming pool: `shardd start` knows no --streaming")
-    return SharddStreaming(options, data)
+    return SharddStreaming(int(workers), options, data)
 
 
 @cache

@@ -45,6 +45,7 @@ class StoreForTests(Store):
         self._on_done: Callable[[CommitResult], None] | None = None
         self._under_way: tuple[list[Change], list[tuple[MemoryLog, int]]] = ([], [])
         self.commits = 0
+        self.is_resting = False  # after a failure it does not want to write rows again at once
 
     def recover(self) -> Recovered:
         """What was committed."""
@@ -126,7 +127,7 @@ class StoreForTests(Store):
     @property
     def has_changes(self) -> bool:
         """Whether anything is queued."""
-        return bool(self._changes or self._changed)
+        return bool(self._changed or (self._changes and not self.is_resting))
 
     @property
     def is_committing(self) -> bool:

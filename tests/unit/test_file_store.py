@@ -15,7 +15,7 @@ import pytest
 
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
-from shardd.streaming.write_batch import LogHome
+from shardd.streaming.batch import LogHome
 from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import directory_name, recover_channel
 from shardd.streaming.file_store import FileStore
@@ -402,6 +402,24 @@ def test_there_are_never_more_descriptors_than_allowed(place):
             assert descriptors() <= before + 9
 
 
+def test_what_was_dropped_on_demand_stays_away_after_a_crash(place):
+    harness = harness_of(place / "store")
+    harness.open()
+    log = harness.opened.create_channel(b"foo")
+    append_many(log, 1, b"x", 10)
+    harness.commit_well()
+    log.drop_before(8)
+    harness.commit_well()
+    append(log, 1, b"y")
+    harness.commit_well()
+    shutil.copytree(place / "store", place / "copy")
+    harness.close()
+    with harness_of(place / "copy") as other:
+        log = other.open().channels[0].log
+        assert [decode(each)[0] for each in encoded_messages(log)] == [8, 9, 10, 11]
+        assert log.bytes == sum(map(len, encoded_messages(log)))
+
+
 def test_a_store_that_was_not_closed_is_recovered(place):
     harness = harness_of(place / "store")
     harness.open()
@@ -418,3 +436,37 @@ def test_a_store_that_was_not_closed_is_recovered(place):
         assert found.repairs == ()
         assert encoded_messages(found.channels[0].log) == messages
         assert found.clients == (ClientRow("c", b"hb"),)
+
+
+# --- what waits ------------------------------------------------------------------------------
+
+
+def test_what_was_written_without_a_sync_is_synced_a_little_later(place):
+    with harness_of(place / "store", sync=False, auto_sync_s=1e-9) as harness:
+        harness.open()
+        store, log = harness.opened, harness.opened.create_channel(b"foo")
+        assert isinstance(store, FileStore)
+        assert isinstance(log, FileLog)
+        append_many(log, 1, b"x", 100)
+        harness.commit_well()
+        assert [segment.durable for segment in log.unsynced()] == [0]
+        store._tick()
+        harness.turn_until(lambda: not log.unsynced())
+
+
+def test_a_new_channel_that_could_not_be_written_is_made_later(place):
+    with harness_of(place / "store") as harness:
+        harness.open()
+        store, log = harness.opened, harness.opened.create_channel(b"foo")
+        assert isinstance(store, FileStore)
+        assert isinstance(log, FileLog)
+        in_the_way = Path(log.directory) / FIRST_SEGMENT
+        in_the_way.symlink_to("/dev/full")
+        text = "the message could not be stored: no space left on device"
+        assert harness.commit().failed_channels == {b"foo": text}
+        assert not harness.opened.has_changes
+        assert not in_the_way.is_symlink()
+        store._tick()
+        assert store.has_changes
+        harness.commit_well()
+        assert [each.log.name for each in harness.reopen().channels] == [b"foo"]

@@ -45,7 +45,8 @@ LAYERS: Final = (
             "config": (
                 ("ciphers", "model", "streaming", "tree"),
                 ("reading", "streaming_check", "syntax"),
-                ("access", "core", "streaming_block", "unserved"),
+                ("core", "sharing", "streaming_block", "unserved"),
+                ("access",),
                 ("listeners",),
                 ("load",),
             )
@@ -84,7 +85,7 @@ LAYERS: Final = (
                 ("sublist",),
                 ("bell", "dispatch", "sublist_probe"),
                 ("local", "mesh", "spaces"),
-                ("control",),
+                ("control", "spaces_probe"),
             )
         },
     ),
@@ -106,8 +107,8 @@ LAYERS: Final = (
         },
         {
             "routes": (
-                ("greeting", "roster", "wire"),
-                ("relay",),
+                ("greeting", "peer", "roster", "wire"),
+                ("pool", "relay"),
                 ("route",),
                 ("cluster", "pump"),
                 ("statistics",),
@@ -116,25 +117,20 @@ LAYERS: Final = (
         },
         {
             "streaming": (
-                ("bus", "checksum", "log", "msgproto", "protobuf", "schedule", "subjects", "texts"),
                 (
-                    *(
-                        "client_wire",
-                        "limits_of",
-                        "log_probe",
-                        "mesh_bus",
-                        "messages",
-                        "pb",
-                        "pool",
-                    ),
-                    *("receiver_probe", "records", "store", "stored_messages"),
+                    *("bus", "checksum", "log", "msgproto", "protobuf"),
+                    *("schedule", "subjects", "texts"),
+                ),
+                (
+                    *("client_wire", "limits_of", "log_probe", "mesh_bus", "messages", "pb"),
+                    *("pool", "receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
                 ("inflight", "memory_log", "segment", "state_db", "traffic"),
-                ("bus_probe", "memory_store", "subscription", "write_batch"),
+                ("bus_probe", "memory_store", "subscription", "batch"),
                 ("clients", "queue_group", "write_job"),
                 ("channel", "file_log"),
-                ("batch", "file_recovery"),
+                ("commit_batch", "file_recovery"),
                 ("file_commit", "postgres_log", "postgres_rows", "postgres_session", "receiver"),
                 ("postgres_commit",),
                 # the core
@@ -146,7 +142,7 @@ LAYERS: Final = (
                 ("server",),
                 # what it runs on
                 ("engine", "partition_bus", "statistics", "stores", "tcp_bus"),
-                ("partitioning",),
+                ("partitioning", "questions"),
                 ("served",),
                 ("dialer", "main"),
                 ("alone", "verify"),
@@ -184,63 +180,25 @@ SIBLINGS: Final[frozenset[tuple[str, str]]] = frozenset()
 
 # Bytes and events in, effects out; clock and seed are handed in.
 SANS_IO: Final = frozenset(
-    {
-        "auth.authenticator",
-        "auth.certificates",
-        "auth.claims",
-        "auth.identity",
-        "auth.nkeys",
-        "auth.operator",
-        "auth.passwords",
-        "auth.seeds",
-        "config.access",
-        "config.core",
-        "config.model",
-        "config.reading",
-        "config.streaming",
-        "config.streaming_block",
-        "config.streaming_check",
-        "config.syntax",
-        "config.tree",
-        "config.unserved",
-        "errors",
-        "identity",
-        "lameduck",
-        "layer",
-        "limits",
-        "moments",
-        "router.dispatch",
-        "router.frame",
-        "router.imports",
-        "router.match_cache",
-        "router.match_result",
-        "router.patterns",
-        "reload",
-        "router.permissions",
-        "router.ring",
-        "router.spaces",
-        "router.subject",
-        "router.sublist",
-        "router.table",
-        "transform",
-        "router.trie",
-        "timers",
-        "values",
-        "watch",
-        "wire",
-        "worker.info",
-        "worker.session",
-        *(
-            f"streaming.{name}"
-            for name in (
-                "admin batch burial bus bus_probe channel channels checksum client_wire clients "
-                "connecting core followers inflight inquiries limits_of log membership memory_log "
-                "memory_store messages msgproto pb pool protobuf queue_group receiver recovery "
-                "schedule server statistics store stored_messages subjects subscribing "
-                "subscription texts traffic"
-            ).split()
-        ),
-    }
+    (
+        "auth.authenticator auth.certificates auth.claims auth.identity auth.nkeys "
+        "auth.operator auth.passwords auth.seeds config.access config.core config.model "
+        "config.reading config.streaming config.streaming_block config.streaming_check "
+        "config.syntax config.tree config.unserved errors identity lameduck layer "
+        "limits moments reload router.dispatch router.frame router.imports "
+        "router.match_cache router.match_result router.patterns router.permissions "
+        "router.ring router.spaces router.subject router.sublist router.table "
+        "router.trie timers transform values watch wire worker.info worker.session"
+    ).split()
+) | frozenset(
+    f"streaming.{name}"
+    for name in (
+        "admin burial bus bus_probe channel channels checksum client_wire clients commit_batch "
+        "connecting core followers inflight inquiries limits_of log membership "
+        "memory_log memory_store messages msgproto pb pool protobuf queue_group "
+        "receiver recovery schedule server statistics store stored_messages subjects "
+        "subscribing subscription texts traffic"
+    ).split()
 )
 
 # What those may not reach: modules of Python and of Cython's C library, and C headers.

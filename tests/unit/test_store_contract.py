@@ -253,6 +253,33 @@ def test_old_messages_go_when_their_time_is_over(harness):
     assert log.expire(2001) == 2100
 
 
+def test_messages_that_were_dropped_on_demand_do_not_come_back(durable):
+    durable.open()
+    log = durable.opened.create_channel(b"foo")
+    append_many(log, 1, b"x" * 100, 60)
+    durable.commit_well()
+    append(log, 1, b"not committed")
+    assert log.drop_before(5) == 4
+    assert log.drop_before(3) == 0
+    assert (log.first, log.messages) == (5, 56)
+    durable.commit_well()
+    assert log.drop_before(50) == 45
+    assert durable.opened.has_changes
+    durable.commit_well()
+    assert not durable.opened.has_changes
+    kept = encoded_messages(log)
+    assert [decode(each)[0] for each in kept] == list(range(50, 62))
+    assert log.bytes == sum(map(len, kept))
+    log = channel_of(durable.reopen(), b"foo")
+    assert encoded_messages(log) == kept
+    assert log.bytes == sum(map(len, kept))
+    assert log.drop_before(1000) == 12
+    durable.commit_well()
+    log = channel_of(durable.reopen(), b"foo")
+    assert (log.first, log.last, log.messages, log.bytes) == (62, 61, 0, 0)
+    assert append(log, 1, b"y") == 62
+
+
 def test_a_sequence_is_never_given_again_though_every_message_has_expired(durable):
     durable.open()
     log = durable.opened.create_channel(b"foo")

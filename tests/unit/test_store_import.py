@@ -39,7 +39,8 @@ def write_by_hand(directory: Path) -> list[bytes]:
     """A store of the original with two channels; the messages of `foo.bar`."""
     subjects = ["discover", "pub", "sub", "unsub", "close", "subclose"]
     server: dict[int, int | str | bytes] = {1: "hand"}
-    server |= {key: f"_S.{each}.hand" for key, each in enumerate(subjects, 2)}
+    for key, each in enumerate(subjects, 2):
+        server[key] = f"_S.{each}.hand"
     directory.mkdir()
     (directory / "server.dat").write_bytes(VERSION + record(protobuf(server)))
     clients = [typed(1, {1: name, 2: f"hb.{name}", 3: b"id", 4: 1, 5: 5, 6: 88}) for name in "abc"]
@@ -53,7 +54,16 @@ def write_by_hand(directory: Path) -> list[bytes]:
     for name, part in (("2", messages[:3]), ("9", messages[3:7]), ("10", messages[7:])):
         data = VERSION + b"".join(map(record, part))
         (channel / f"msgs.{name}.dat").write_bytes(data)
-    first = {1: 1, 2: "a", 4: "in", 5: "ack", 6: 10, 7: 30, 8: "dur", 10: 1}
+    first: dict[int, int | str | bytes] = {
+        1: 1,
+        2: "a",
+        4: "in",
+        5: "ack",
+        6: 10,
+        7: 30,
+        8: "dur",
+        10: 1,
+    }
     group = {1: 2, 3: "d:q", 4: "in2", 5: "ack2", 6: 1, 7: 3, 9: 7, 10: 1, 11: 1}
     moves = [typed(5, {1: 1, 2: number}) for number in (5, 6, 7, 8)]
     moves += [typed(4, {1: 1, 2: number}) for number in (5, 7)]

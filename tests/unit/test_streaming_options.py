@@ -157,7 +157,7 @@ def test_no_secret_is_printed() -> None:
         ("hb_fail_count: x", 'parameter "hb_fail_count" value is expected to be int64, got string'),
         ("sd: 1", 'parameter "sd" value is expected to be bool, got int64'),
         ("file: x", 'parameter "file" value is expected to be map, got string'),
-        ("store: DISK", 'unknown store type: "DISK"'),
+        ("store: disk", "unsupported store type: DISK"),
         ("sql { driver: mysql }", 'sql driver "mysql": this version of shardd serves postgres'),
         ("cluster {}", "cluster: this version of shardd does not serve clustering"),
         ("encrypt: true", "encrypt: this version of shardd does not serve encryption"),
@@ -296,12 +296,21 @@ def test_flags_hold_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
 
 def test_a_file_of_streamings_own_has_its_keys_at_the_top_or_in_the_block(tmp_path: Path) -> None:
     plain, block = tmp_path / "plain.conf", tmp_path / "block.conf"
+    other = tmp_path / "other.conf"
+    other.write_text("port: 6222")
     plain.write_text('id: "x"\nstore: "memory"\n')
     block.write_text('port: 5222\nstreaming { id: "y" }\n')
     assert load_streaming_file(str(plain))[0].cluster_id == "x"
     assert load_streaming_file(str(block)) == (StreamingOptions(cluster_id="y"), ())
     options = flagged("-sc", str(plain), "-hbf", "1")
     assert options == StreamingOptions(cluster_id="x", heartbeat_fail_count=1)
+    # The only file with a block is the server's as well.
+    given = command.make_context("start", ["-sc", str(block)]).params
+    config = build_config(given)
+    assert (config.port, config.streaming) == (5222, StreamingOptions(cluster_id="y"))
+    given = command.make_context("start", ["-sc", str(block), "-c", str(other)]).params
+    config = build_config(given)
+    assert (config.port, config.streaming) == (6222, StreamingOptions(cluster_id="y"))
     with pytest.raises(ConfigError, match="error opening config file"):
         flagged("-sc", str(tmp_path / "missing"))
 

@@ -72,7 +72,7 @@ def test_a_refusal_at_start_ends_the_server_at_once(
     bench = make("FILE")
     bench.supervisor.step()
     bench.end(FIRST, ExitCode.CONFIGURATION)
-    assert [number for _, number in bench.children.sent] == [signal.SIGTERM] * (bench.count - 1)
+    assert bench.children.sent == [(bench.pid(SECOND), signal.SIGTERM)]
     assert finish(bench) == ExitCode.CONFIGURATION
     assert not any("replacing" in line for line in caplog.messages)
 
@@ -136,6 +136,34 @@ def test_a_worker_without_a_store_takes_nobody_along(make: MakeBench) -> None:
     bench.boot()
     bench.end(0, -signal.SIGSEGV)
     assert bench.children.sent == []
+
+
+def test_streaming_workers_stop_first_so_that_what_they_answer_still_passes(
+    make: MakeBench,
+) -> None:
+    bench = make("FILE")
+    bench.boot()
+    pids = [bench.pid(index) for index in range(bench.count)]
+    bench.signal(signal.SIGTERM)
+    assert bench.children.sent == [(pid, signal.SIGTERM) for pid in pids[FIRST:]]
+    bench.end(FIRST, 0)
+    assert len(bench.children.sent) == 2
+    bench.end(SECOND, 0)
+    assert bench.children.sent[2:] == [(pid, signal.SIGTERM) for pid in pids[:FIRST]]
+
+
+def test_a_streaming_worker_that_does_not_stop_holds_nobody_up_for_ever(make: MakeBench) -> None:
+    bench = make("FILE")
+    bench.boot()
+    bench.signal(signal.SIGTERM)
+    bench.pass_time(limits.STOP_S_MAX - limits.HEARTBEAT_S)
+    assert len(bench.children.sent) == 2
+    bench.pass_time(2 * limits.HEARTBEAT_S)
+    assert [number for _, number in bench.children.sent[2:]] == [signal.SIGTERM] * bench.count
+    bench.pass_time(limits.STOP_S_MAX)
+    assert [number for _, number in bench.children.sent[-bench.count :]] == (
+        [signal.SIGKILL] * bench.count
+    )
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 0)])

@@ -207,3 +207,21 @@ def test_a_connect_that_cannot_be_stored_is_refused_and_undone(pool: Pool) -> No
     pool.holds_commits = False
     pool.worker().store.finish() if pool.worker().store.is_committing else None
     assert pool.connect("me").error == ""
+
+
+def test_nobody_is_told_that_it_is_stored_while_the_store_rests_after_a_failure(
+    pool: Pool,
+) -> None:
+    store = pool.worker().store
+    store.is_resting = True
+    request = ConnectRequest(client_id="me", heartbeat_inbox=b"hb.me").encode()
+    pool.send(DISCOVER_SUBJECT, request, b"answer")
+    pool.advance(1000)
+    assert pool.taken(b"answer") == []
+    # What needs nothing of the store does not wait for it.
+    assert pool.close("you").error == "stan: unknown clientID"
+    store.is_resting = False
+    pool.advance(250)
+    (answer,) = pool.taken(b"answer")
+    assert ConnectResponse.decode(answer).error == ""
+    assert "me" in pool.keeps[0].clients

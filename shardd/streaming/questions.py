@@ -1,0 +1,85 @@
+"""What a running pool says of itself to its own user: both ends of the question.
+
+Each streaming worker answers on a socket of its own in the server's runtime directory; whoever asks
+puts the parts together, as monitoring over HTTP would.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from shardd import inquiry
+from shardd.config.streaming import ChannelEntry, ChannelLimits, StoreLimits, StreamingOptions
+from shardd.inquiry import InquiryError, Part
+from shardd.streaming import statistics
+from shardd.streaming.server import StreamingServer
+from shardd.streaming.statistics import Document, ServerFacts
+from shardd.version import SHARDD_VERSION
+
+QUESTION: Final = "streaming"
+
+
+def socket_name(index: int) -> str:
+    """Where worker `index` of a pool listens."""
+    return f"streaming.{index}"
+
+
+def answer(server: StreamingServer, server_id: str, question: Part) -> Iterator[Part]:
+    """One worker's part of a document, and what is to be known for putting them together."""
+    path, query = question.get("path"), question.get("query")
+    if path not in statistics.PATHS or not isinstance(query, dict):
+        yield {"error": "this server does not know the question"}
+        return
+    core = server.core
+    options = core.options
+    yield {
+        "part": statistics.part(server, path, query),
+        "workers": core.workers,
+        "server_id": server_id,
+        "started_ns": core.started_ns,
+        "cluster_id": options.cluster_id,
+        "store": options.store,
+        "limits": dataclasses.asdict(options.limits),
+    }
+
+
+def ask(directory: Path, path: str, query: Mapping[str, str]) -> tuple[int, Document | str]:
+    """HTTP status and document, or a text instead, of the pool in this runtime directory.
+
+    Raises:
+        OSError: it cannot be reached, FileNotFoundError when there is none.
+        InquiryError: a worker does not answer as it should.
+    """
+    question = {"ask": QUESTION, "path": path, "query": dict(query)}
+    lead = _one(directory, 0, question)
+    others = [_one(directory, index, question) for index in range(1, lead["workers"])]
+    facts = ServerFacts(
+        server_id=lead["server_id"],
+        version=SHARDD_VERSION,
+        runtime="python",
+        now_ns=time.time_ns(),
+        started_ns=lead["started_ns"],
+    )
+    parts = [each["part"] for each in (lead, *others)]
+    return statistics.document(parts, path, query, _options_of(lead), facts)
+
+
+def _one(directory: Path, index: int, question: Part) -> dict[str, Any]:
+    for part in inquiry.ask(directory / socket_name(index), question):
+        return part
+    raise InquiryError("the server gave no answer")
+
+
+def _options_of(part: Mapping[str, Any]) -> StreamingOptions:
+    limits = part["limits"]
+    return StreamingOptions(
+        cluster_id=part["cluster_id"],
+        store=part["store"],
+        limits=StoreLimits(
+            limits["max_channels"],
+            ChannelLimits(**limits["defaults"]),
+            tuple(ChannelEntry(**entry) for entry in limits["channels"]),
+        ),
+    )
