@@ -17,6 +17,7 @@ from shardd.streaming import log_probe
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.log_probe import LATER, MESSAGE, append
+from shardd.streaming.memory_store import MemoryStore
 from shardd.streaming.postgres_store import PostgresStore
 from shardd.streaming.store import CommitResult, Recovered, Store
 from shardd.streaming.subjects import PARTITIONS
@@ -110,6 +111,17 @@ class StoreHarness(ABC):
         assert self.commit() == CommitResult()
 
 
+class MemoryHarness(StoreHarness):
+    """The memory store."""
+
+    name = "MemoryStore"
+    is_durable = False
+
+    def make(self) -> Store:
+        """A new one: it keeps nothing."""
+        return MemoryStore(self.calls.put)
+
+
 class FileHarness(StoreHarness):
     """The file store."""
 
@@ -156,6 +168,7 @@ class PostgresHarness(StoreHarness):
 
 
 STORES: Final[tuple[type[StoreHarness], ...]] = (
+    MemoryHarness,
     FileHarness,
     UnsyncedFileHarness,
     PostgresHarness,
