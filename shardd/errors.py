@@ -113,6 +113,10 @@ class StoreError(ShardError):
     """A store cannot do what it must: what failed, and what to do about it."""
 
 
+class StoreUnavailableError(StoreError):
+    """A store cannot be reached now; it may be the next time, and nobody has to do anything."""
+
+
 class ProtocolError(ShardError):
     """A peer broke the protocol: why its connection ends, and what it is told before that."""
 
@@ -164,4 +168,5 @@ class ExitCode(enum.IntEnum):
     CONFIGURATION = 1  # bad flag value, port in use, file not writable
     WORKER_BOOT_FAILED = 3  # a worker could not boot again and again; precedent: gunicorn's 3
     SUPERVISOR_FAULT = 4  # an invariant of the supervisor itself broke
+    STORE_UNAVAILABLE = 5  # of a streaming worker: its store cannot be reached now
     STREAMING_TERMINATED = 143  # the original streaming server's after SIGTERM

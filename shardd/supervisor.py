@@ -429,7 +429,8 @@ class Supervisor:
 
     def _handle_end(self, ended: Ended) -> None:
         was_stopping = self._watch.is_stopping
-        ending = self._watch.ended(ended.pid, self._clock())
+        is_waiting = ended.code == ExitCode.STORE_UNAVAILABLE
+        ending = self._watch.ended(ended.pid, self._clock(), is_waiting=is_waiting)
         if ending is None:
             return
         self._setup.slots.clear(ending.index)

@@ -9,7 +9,8 @@ starts over once a replacement has been ready for a while. A worker that boots f
 once ready, stops beating is aborted (so that it can dump its stack) and on the next pass killed.
 Several failed boots of one worker in a row end the server: it would only fail again; but not those
 of a worker that may take its time (it reads a store) once it has been ready: what it cannot reach
-may come back, and the others go on without it. Such workers are also told to stop first: what they
+may come back, and the others go on without it. Nor are those counted that end because what they
+need cannot be reached now. Workers that take their time are also told to stop first: what they
 answer last passes by the others. A watch that is retired (lame duck mode) replaces nobody, and ends
 who has not finished booting. If the supervisor itself was held up (a suspended machine, SIGSTOP to
 the process group), everybody's silence was too, so the clocks start over.
@@ -162,8 +163,9 @@ class Watch:
         worker.was_ever_ready = True
         return True
 
-    def ended(self, pid: int, now: float) -> Ending | None:
-        """A child was reaped. None when it is none of the workers (a stranger, as PID 1 gets)."""
+    def ended(self, pid: int, now: float, *, is_waiting: bool = False) -> Ending | None:
+        """A child was reaped. None when it is none of the workers (a stranger, as PID 1 gets).
+        `is_waiting`: what it needs cannot be reached now, and may be later."""
         index = next((i for i, worker in enumerate(self._workers) if worker.pid == pid), None)
         if index is None:
             return None
@@ -175,7 +177,8 @@ class Watch:
         worker.ready_at = None
         if self.is_stopping or self._is_retired:
             return Ending(index, was_ready, None)
-        if not was_ready and not (worker.is_slow and worker.was_ever_ready):
+        may_wait = is_waiting or (worker.is_slow and worker.was_ever_ready)
+        if not was_ready and not may_wait:
             worker.boot_failures += 1
             if worker.boot_failures >= limits.BOOT_FAILURES_MAX:
                 self._failure = (

@@ -22,7 +22,7 @@ from shardd.identity import new_server_id
 from shardd.inquiry import Inquiries, open_inquiries
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
-from shardd.streaming.main import recover, run_loop
+from shardd.streaming.main import code_of, recover, run_loop
 from shardd.streaming.questions import QUESTION, answer, socket_name
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
@@ -121,7 +121,7 @@ class Alone:
         """Something that must not happen has happened; or the operator has to change something."""
         if isinstance(fault, BootError | StoreError | ConfigError):
             log.critical("STREAM: %s", fault)
-            self.exit_code = ExitCode.CONFIGURATION
+            self.exit_code = code_of(fault)
         else:
             self._fault = fault
         self._loop.stop()
@@ -150,5 +150,5 @@ def run(config: Config) -> int:
         except (BootError, StoreError) as error:
             log.critical("STREAM: %s", error)
             loop.close()
-            return ExitCode.CONFIGURATION
+            return code_of(error)
         return run_loop(loop, alone)

@@ -31,9 +31,10 @@ cdef class Channel:
         self.groups = {}
         self.durables = {}
         self.active_ms = traffic.now_ms
-        log.on_loaded = self._on_loaded
+        log.on_loaded = self.loaded
 
-    def _on_loaded(self) -> None:
+    def loaded(self) -> None:
+        """The log has fetched what somebody waits for."""
         self.is_loading = False
         self.note_ready()
 

@@ -74,6 +74,7 @@ class Channels:
         """A log becomes a channel: it is new, or the store had it."""
         name = channel_log.name
         channel = Channel(name, channel_log, self._core.traffic)
+        channel_log.on_loaded = lambda: self._on_loaded(channel)
         limits = channel.limits = self._limits_of(name)
         age_ns = int(limits.max_age_s * 1e9)
         channel_log.set_limits(limits.max_msgs, limits.max_bytes, age_ns)
@@ -82,6 +83,12 @@ class Channels:
         self.watch_activity(channel)
         self.watch_age(channel)
         return channel
+
+    def _on_loaded(self, channel: Channel) -> None:
+        """What its log did not have in memory has been fetched."""
+        channel.loaded()
+        if self._core.on_wake is not None:
+            self._core.on_wake()
 
     def delete(self, channel: Channel) -> None:
         """With its messages and its durables. Until that is stored nothing can be published."""

@@ -20,7 +20,7 @@ import uvloop
 
 from shardd import log as logs
 from shardd.config.streaming import StreamingOptions
-from shardd.errors import BootError, ExitCode, StoreError
+from shardd.errors import BootError, ExitCode, StoreError, StoreUnavailableError
 from shardd.host import HostSetup
 from shardd.inquiry import Inquiries
 from shardd.orders import LameDuck, Reload
@@ -136,7 +136,7 @@ class StreamingWorker:
         """Something that must not happen has happened; or the operator has to change something."""
         if isinstance(fault, BootError | StoreError):
             log.critical("STREAM: %s", fault)
-            self.exit_code = ExitCode.CONFIGURATION
+            self.exit_code = code_of(fault)
         else:
             self._fault = fault
         self._loop.stop()
@@ -248,9 +248,15 @@ def run(setup: HostSetup, slot: int) -> int:
     except (BootError, StoreError) as error:
         log.critical("STREAM: %s", error)
         loop.close()
-        return ExitCode.CONFIGURATION
+        return code_of(error)
     worker = StreamingWorker(setup, slot, loop, store, recovered)
     return run_loop(loop, worker)
+
+
+def code_of(error: Exception) -> ExitCode:
+    """What a process returns that cannot serve, or not any more, for a reason it has said."""
+    is_waiting = isinstance(error, StoreUnavailableError)
+    return ExitCode.STORE_UNAVAILABLE if is_waiting else ExitCode.CONFIGURATION
 
 
 def recover(

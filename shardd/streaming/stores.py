@@ -39,4 +39,12 @@ def open_store(
             is_lead=index == LEAD,
             call_soon=later,
         )
-    raise StoreError("SQL stores are not served by this version of shardd")
+    try:
+        from shardd.streaming.postgres_store import PostgresStore
+    except ImportError:
+        raise StoreError(
+            "SQL stores need psycopg, which is not installed: pip install 'shardd[postgres]'"
+        ) from None
+    return PostgresStore(
+        options.sql, partitions_of(index, workers), is_lead=index == LEAD, call_soon=later
+    )

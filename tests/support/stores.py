@@ -10,15 +10,18 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
-from shardd.config.streaming import FileOptions
+from shardd.config.streaming import FileOptions, SqlOptions
+from shardd.streaming import log_probe
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log import ChannelLog
-from shardd.streaming.log_probe import MESSAGE, append, find
+from shardd.streaming.log_probe import LATER, MESSAGE, append
 from shardd.streaming.memory_store import MemoryStore
+from shardd.streaming.postgres_store import PostgresStore
 from shardd.streaming.store import CommitResult, Recovered, Store
 from shardd.streaming.subjects import PARTITIONS
+from tests.support.postgres import shared_cluster
 from tests.support.waiting import PATIENCE
 
 _WAIT_S: Final = 20.0 * PATIENCE
@@ -29,6 +32,7 @@ class StoreHarness(ABC):
 
     name: str  # of the store's class
     is_durable = True  # what it holds is there when it is opened again
+    current: ClassVar["StoreHarness | None"] = None  # whose loop is turned when a log must fetch
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -40,6 +44,7 @@ class StoreHarness(ABC):
         """The store, not yet recovered; each time with the same data."""
 
     def __enter__(self) -> Self:
+        StoreHarness.current = self
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,6 +90,12 @@ class StoreHarness(ABC):
         while not condition():
             self.calls.get(timeout=_WAIT_S)()
 
+    def turn_until_loaded(self, log: ChannelLog) -> None:
+        """Runs the event loop until a log has fetched something."""
+        loaded: list[bool] = []
+        log.on_loaded = lambda: loaded.append(True)
+        self.turn_until(lambda: loaded)
+
     def finish(self, results: list[CommitResult]) -> CommitResult:
         """Runs the event loop until a commit has ended."""
         self.turn_until(lambda: results)
@@ -98,6 +109,17 @@ class StoreHarness(ABC):
     def commit_well(self) -> None:
         """A whole commit that must succeed."""
         assert self.commit() == CommitResult()
+
+
+class MemoryHarness(StoreHarness):
+    """The memory store."""
+
+    name = "MemoryStore"
+    is_durable = False
+
+    def make(self) -> Store:
+        """A new one: it keeps nothing."""
+        return MemoryStore(self.calls.put)
 
 
 class FileHarness(StoreHarness):
@@ -121,18 +143,54 @@ class UnsyncedFileHarness(FileHarness):
     options = FileOptions(segment_bytes=2048, sync=False, auto_sync_s=0.001)
 
 
-class MemoryHarness(StoreHarness):
-    """The store that forgets everything."""
+class PostgresHarness(StoreHarness):
+    """The PostgreSQL store, in a schema of its own."""
 
-    name = "MemoryStore"
-    is_durable = False
+    name = "PostgresStore"
+    parts: Sequence[int] = range(PARTITIONS)
+    cached_bytes = 4096  # what is a little older has to be fetched
+
+    def __init__(self, directory: Path, source: str = "") -> None:
+        super().__init__(directory)
+        cluster = shared_cluster() if not source else None
+        self.source = cluster.source(cluster.schema()) if cluster else source
 
     def make(self) -> Store:
         """The store, not yet recovered."""
-        return MemoryStore(self.calls.put)
+        return PostgresStore(
+            SqlOptions(self.source),
+            self.parts,
+            is_lead=True,
+            call_soon=self.calls.put,
+            cached_bytes=self.cached_bytes,
+            lock_s=1.0,
+        )
 
 
-STORES: Final[tuple[type[StoreHarness], ...]] = (FileHarness, UnsyncedFileHarness, MemoryHarness)
+STORES: Final[tuple[type[StoreHarness], ...]] = (
+    MemoryHarness,
+    FileHarness,
+    UnsyncedFileHarness,
+    PostgresHarness,
+)
+
+
+def find(log: ChannelLog, sequence: int) -> tuple[int, int, int, bytes]:
+    """As `log_probe.find`, waiting for what has to be fetched."""
+    while (found := log_probe.find(log, sequence))[0] == LATER:
+        assert StoreHarness.current is not None
+        StoreHarness.current.turn_until_loaded(log)
+    return found
+
+
+def read_all(log: ChannelLog, sequence: int) -> tuple[int, int]:
+    """As `log_probe.read_all`, waiting for what has to be fetched."""
+    count = total = 0
+    while (found := find(log, sequence))[0] == MESSAGE:
+        count += 1
+        total += len(found[3])
+        sequence = found[1] + 1
+    return count, total
 
 
 @contextlib.contextmanager

@@ -60,6 +60,15 @@ def is_setting(line: str) -> bool:
     return bool(re.fullmatch(r'"?[a-z_.>]+"?:? (\{.*|"?\S+"?|\{ .* \})|\}', text))
 
 
+def test_the_file_for_postgres_is_read() -> None:
+    loaded = load_file(str(CONF / "streaming-postgres.conf"))
+    assert loaded.conversions == ()
+    options = loaded.config.streaming
+    assert options is not None
+    assert (options.store, options.sql.source[:9]) == ("SQL", "postgres:")
+    loaded.config.validate()
+
+
 def test_the_file_for_development_is_read() -> None:
     config = load_file(str(CONF / "dev.conf")).config
     assert (config.host, config.port, config.workers) == ("127.0.0.1", 4222, 2)

@@ -122,16 +122,8 @@ LAYERS: Final = (
                     *("schedule", "subjects", "texts"),
                 ),
                 (
-                    *(
-                        "client_wire",
-                        "limits_of",
-                        "log_probe",
-                        "mesh_bus",
-                        "messages",
-                        "pb",
-                        "pool",
-                    ),
-                    *("receiver_probe", "records", "store", "stored_messages"),
+                    *("client_wire", "limits_of", "log_probe", "mesh_bus", "messages", "pb"),
+                    *("pool", "receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
                 ("inflight", "memory_log", "segment", "state_db", "traffic"),
@@ -139,10 +131,11 @@ LAYERS: Final = (
                 ("clients", "queue_group", "write_job"),
                 ("channel", "file_log"),
                 ("commit_batch", "file_recovery"),
-                ("file_commit", "receiver"),
+                ("file_commit", "postgres_log", "postgres_rows", "postgres_session", "receiver"),
+                ("postgres_commit",),
                 # the core
-                ("core", "file_store"),
-                ("channels", "followers", "foreign", "inquiries"),
+                ("core", "file_store", "postgres_recovery", "postgres_thread"),
+                ("channels", "followers", "foreign", "inquiries", "postgres_store"),
                 ("burial", "importing", "subscribing"),
                 ("admin", "connecting", "recovery"),
                 ("membership",),

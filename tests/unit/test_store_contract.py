@@ -15,7 +15,7 @@ import pytest
 import shardd.streaming
 from shardd.errors import StoreError
 from shardd.streaming.log import ChannelLog
-from shardd.streaming.log_probe import MESSAGE, NOTHING, append, append_many, find, read_all
+from shardd.streaming.log_probe import MESSAGE, NOTHING, append, append_many
 from shardd.streaming.msgproto import decode, encode
 from shardd.streaming.store import (
     ClientRow,
@@ -31,7 +31,9 @@ from tests.support.stores import (
     StoreHarness,
     append_all,
     encoded_messages,
+    find,
     quick_directory,
+    read_all,
 )
 
 SERVER = ServerRow("c", b"d.c", b"p", b"s", b"u", b"sc", b"cl", b"_INBOX.abc")

@@ -86,6 +86,18 @@ def test_a_crash_at_start_is_tried_again_and_then_given_up(make: MakeBench) -> N
     assert finish(bench) == ExitCode.WORKER_BOOT_FAILED
 
 
+def test_a_store_that_cannot_be_reached_at_start_is_waited_for(make: MakeBench) -> None:
+    bench = make("SQL")
+    bench.supervisor.step()
+    for index in (*range(WORKERS), SECOND):
+        bench.slots.set_state(index, State.READY)
+    for _ in range(3 * limits.BOOT_FAILURES_MAX):
+        bench.end(FIRST, ExitCode.STORE_UNAVAILABLE)
+        bench.pass_time(2 * limits.RESTART_BACKOFF_S_MAX)
+        assert bench.slots.state(FIRST) == State.BOOTING
+    assert not bench.children.sent
+
+
 def test_a_store_that_is_gone_later_is_tried_again_for_ever(make: MakeBench) -> None:
     bench = make("FILE")
     bench.boot()
