@@ -8,13 +8,15 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from shardd.config.core import Config
 from shardd.identity import new_server_id
-from shardd.inquiry import open_inquiries
+from shardd.inquiry import open_inquiries, socket_name
 from shardd.orders import OrderChannel
 from shardd.process import raise_file_limit
 from shardd.quotas import Quotas
@@ -67,8 +69,12 @@ class HostSetup:
     router_index: int | None = None
     cluster_listener: socket.socket | None = None
     cluster_name: str = ""
-    # Where the server's own user puts questions to the router.
-    inquiries: socket.socket | None = None
+    # The monitor, if the server is watched: its slot, the last one, and where it is asked.
+    monitor_index: int | None = None
+    http_listener: socket.socket | None = None
+    start_ns: int = 0  # when the server began, nanoseconds since 1970
+    # Where the monitor and the server's own user put questions, one for each process.
+    inquiries: tuple[socket.socket, ...] = ()
     # Where clients reach this host from elsewhere, for other servers to pass on.
     connect_urls: tuple[str, ...] = ()
     websocket_urls: tuple[str, ...] = ()
@@ -80,7 +86,27 @@ class HostSetup:
 
     def name_of(self, index: int) -> str:
         """What the process of a slot is called in the log."""
+        if index == self.monitor_index:
+            return "Monitor"
         return "Router" if index == self.router_index else f"Worker {index}"
+
+    @property
+    def http_port(self) -> int:
+        """Where monitoring listens; 0: nowhere."""
+        return 0 if self.http_listener is None else int(self.http_listener.getsockname()[1])
+
+    @property
+    def cluster_port(self) -> int:
+        """Where other servers come in; 0: nowhere."""
+        return 0 if self.cluster_listener is None else int(self.cluster_listener.getsockname()[1])
+
+    def inquiry_paths(self) -> dict[int, Path]:
+        """Where each process is asked, by slot."""
+        directory = Path(self.control_dir)
+        return {
+            index: directory / socket_name(self.name_of(index))
+            for index in range(len(self.inquiries))
+        }
 
 
 def number_accounts(names: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
@@ -109,7 +135,8 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     unix = _open_unix(config, stack)
     cluster_name = config.cluster.name or secrets.token_hex(11) if config.cluster else ""
     cluster_listener = _open_cluster(config, cluster_name, stack)
-    process_count = worker_count + (config.cluster is not None)
+    http_listener = _open_http(config, stack)
+    process_count = worker_count + (config.cluster is not None) + config.has_monitoring
     port: int = listeners[0].getsockname()[1]
     if config.pid_file:
         write_pid_file(config.pid_file)
@@ -119,9 +146,6 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         stack.callback(outlet.close)
     runtime = RuntimeDirectory.create()
     stack.callback(runtime.close)
-    inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
-    if inquiries is not None:
-        stack.callback(inquiries.close)
     orders = tuple(OrderChannel() for _ in range(process_count))
     for channel in orders:
         stack.callback(channel.close)
@@ -148,10 +172,14 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         router_index=worker_count if config.cluster is not None else None,
         cluster_listener=cluster_listener,
         cluster_name=cluster_name,
-        inquiries=inquiries,
+        monitor_index=process_count - 1 if config.has_monitoring else None,
+        http_listener=http_listener,
+        start_ns=time.time_ns(),
         connect_urls=_connect_urls(config, listeners[0]),
         websocket_urls=_websocket_urls(config, websockets),
     )
+
+    setup = replace(setup, inquiries=_open_inquiries(setup, runtime.path, stack))
 
     def release(index: int) -> None:
         runtime.leave_in_child()
@@ -164,10 +192,13 @@ def _release(setup: HostSetup, index: int) -> None:
     """In a child: lets go of what is the supervisor's and the other processes'."""
     for number, channel in enumerate(setup.orders):
         channel.leave_in_child(number == index)
-    if index != setup.router_index:
-        for listener in (setup.cluster_listener, setup.inquiries):
-            if listener is not None:
-                listener.close()
+    for number, inquiries in enumerate(setup.inquiries):
+        if number != index:
+            inquiries.close()
+    if index != setup.router_index and setup.cluster_listener is not None:
+        setup.cluster_listener.close()
+    if index != setup.monitor_index and setup.http_listener is not None:
+        setup.http_listener.close()
     for number in range(setup.worker_count):
         if number != index:
             setup.listeners[number].close()
@@ -227,6 +258,32 @@ def _open_cluster(config: Config, name: str, stack: ExitStack) -> socket.socket 
     address = join_address(cluster.host, listener.getsockname()[1])
     _log.info("Listening for route connections on %s", address)
     return listener
+
+
+def _open_http(config: Config, stack: ExitStack) -> socket.socket | None:
+    """The listening socket of monitoring, if it is configured."""
+    if not config.has_monitoring:
+        return None
+    host = config.http_host or config.host
+    (listener,) = open_listeners(host, config.http_port or config.https_port, 1)
+    stack.callback(listener.close)
+    scheme = "http" if config.http_port else "https"
+    address = join_address(host, listener.getsockname()[1])
+    _log.info("Starting %s monitor on %s", scheme, address)
+    return listener
+
+
+def _open_inquiries(
+    setup: HostSetup, directory: Path, stack: ExitStack
+) -> tuple[socket.socket, ...]:
+    """A socket for each process; opened where anybody asks."""
+    if setup.router_index is None and setup.monitor_index is None:
+        return ()
+    sockets = []
+    for index in range(setup.slots.count):
+        sockets.append(open_inquiries(directory, setup.name_of(index)))
+        stack.callback(sockets[-1].close)
+    return tuple(sockets)
 
 
 def _connect_urls(config: Config, listener: socket.socket) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ WRITE_DEADLINE_S: Final = 10.0
 AUTH_TIMEOUT_S: Final = 2.0
 TLS_TIMEOUT_S: Final = 2.0
 LAME_DUCK_DURATION_S: Final = 120.0
+CLOSED_CLIENTS_MAX: Final = 10_000
 LAME_DUCK_GRACE_S: Final = 10.0
 ACCEPT_BACKOFF_S_MIN: Final = 0.010
 ACCEPT_BACKOFF_S_MAX: Final = 1.0
@@ -113,6 +114,8 @@ PEERS_MAX: Final = 64
 # the other to go on.
 INQUIRIES_MAX: Final = 8
 INQUIRY_BYTES_MAX: Final = 4096
+# One part of an answer: a page of connections with their subscriptions fits in it.
+INQUIRY_PART_BYTES_MAX: Final = 256 * 1_048_576
 INQUIRY_S_MAX: Final = 10.0
 
 # Supervision. A worker beats every tick; one that is silent for the whole limit is killed.

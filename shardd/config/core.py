@@ -88,6 +88,12 @@ class Config:
     websocket: Websocket | None = None
     unix: UnixListener | None = None
     cluster: Cluster | None = None
+    # monitoring over HTTP
+    http_host: str = ""  # empty: where clients connect to
+    http_port: int = 0  # 0: none; -1: any
+    https_port: int = 0
+    http_base_path: str = ""
+    max_closed_clients: int = limits.CLOSED_CLIENTS_MAX  # remembered for monitoring
     # limits of users and accounts over the whole host (shardd's own); "*" is everybody not named
     user_limits: Mapping[str, UseLimits] = field(default_factory=dict)
     account_limits: Mapping[str, UseLimits] = field(default_factory=dict)
@@ -148,6 +154,11 @@ class Config:
             return self.workers
         return min(len(os.sched_getaffinity(0)), limits.WORKERS_MAX)
 
+    @property
+    def has_monitoring(self) -> bool:
+        """Whether the server is watched over HTTP."""
+        return bool(self.http_port or self.https_port)
+
     def advertised(self, host: str, port: int) -> tuple[str, int]:
         """What INFO tells clients: `client_advertise` if set, else the address listened on."""
         if self.client_advertise is None:
@@ -162,6 +173,7 @@ class Config:
         self._validate_times()
         self._validate_users()
         self._validate_cluster()
+        self._validate_monitoring()
 
     def _validate_address(self) -> None:
         if self.port != PORT_ANY:
@@ -236,6 +248,17 @@ class Config:
             raise ConfigError("websocket requires TLS configuration (or no_tls: true)")
         if self.unix is not None and not self.unix.path:
             raise ConfigError("listen_unix: needs a path")
+
+    def _validate_monitoring(self) -> None:
+        for key, port in (("http_port", self.http_port), ("https_port", self.https_port)):
+            if port != PORT_ANY:
+                _require_range(key, port, 0, _PORT_MAX, " (-1: any free port)")
+        if self.http_port and self.https_port:
+            raise ConfigError(
+                f"can't specify both HTTP ({self.http_port}) and HTTPs ({self.https_port}) ports"
+            )
+        if self.https_port and self.tls is None:
+            raise ConfigError("https: TLS cert and key required for HTTPS")
 
     def _validate_cluster(self) -> None:
         cluster = self.cluster

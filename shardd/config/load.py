@@ -179,6 +179,10 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
     add("always_enable_nonce", "always_enable_nonce", boolean_of)
     add("no_auth_user", "no_auth_user", text_of)
     add("allow_non_tls", "allow_non_tls", boolean_of)
+    add("http_port monitor_port", "http_port", integer_of)
+    add("https_port", "https_port", integer_of)
+    add("http_base_path", "http_base_path", text_of)
+    add("max_closed_clients", "max_closed_clients", integer_of)
     add("lame_duck_duration", "lame_duck_duration_s", lame_duck)
     add("lame_duck_grace_period", "lame_duck_grace_s", grace)
     add("system_account system", "system_account", text_of)
@@ -194,7 +198,18 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
         if boolean_of(entry):
             fields["trace"] = True
 
+    def monitor(name: str) -> Reader:
+        def read(entry: Entry) -> None:
+            found = listen_of(entry)
+            fields[name] = found["port"]
+            if "host" in found:
+                fields["http_host"] = found["host"]
+
+        return read
+
     readers["listen"] = listen
+    readers["http"] = monitor("http_port")
+    readers["https"] = monitor("https_port")
     readers["no_system_account"] = readers["no_system"] = no_system_account
     readers["trace_verbose"] = trace_verbose
     return readers

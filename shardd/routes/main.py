@@ -119,8 +119,9 @@ class Router:
             lambda: setup.slots.counters(index)["slow_consumers"],
         )
         self._inquiries: Inquiries | None = None
-        if setup.inquiries is not None:
-            self._inquiries = Inquiries(setup.inquiries, loop, {"routez": self._answer_routez})
+        if setup.inquiries:
+            answers = {"routez": self._answer_routez}
+            self._inquiries = Inquiries(setup.inquiries[index], loop, answers)
 
     def _set_contexts(self, config: Config) -> None:
         tls = config.cluster.tls if config.cluster is not None else None

@@ -30,6 +30,7 @@ from shardd.router.subject cimport (
     subject_kind,
 )
 from shardd.router.sublist cimport Subscription
+from shardd.router.table cimport table_next
 from shardd.wire cimport (
     CONTROL_LINE_TOO_LONG,
     HEADERS_NOT_ALLOWED,
@@ -236,3 +237,65 @@ cdef class Connection(Life):
                     each.entry, RATE_BYTES, bytes, each.bytes_per_s, now_ns))
         if wait_ns:
             self.hold(self.shared.poller.now_ms + wait_ns // 1_000_000 + 1)
+
+    # --- what it says of itself ----------------------------------------------------------------
+
+    def row(self, int64_t wall_ns) -> dict[str, object]:
+        """This client as monitoring has it (sheet 12.2), see `reports.connz.Row`.
+
+        Args:
+            wall_ns: nanoseconds since 1970 at the beginning of the worker's clock.
+        """
+        cdef object options = self.options
+        row = {
+            "cid": self.client_id,
+            "kind": "Client",
+            "type": "websocket" if self.door.websocket is not None else "nats",
+            "ip": self._shown_ip or self.ip,
+            "port": self.port,
+            "start_ns": wall_ns + <int64_t>self.started_ms * 1_000_000,
+            "last_ns": wall_ns + <int64_t>self.active_ms * 1_000_000,
+            # The clock is one of milliseconds; a round trip that was quicker took some time too.
+            "rtt_ns": max(1, self.rtt_ms) * 1_000_000 if self.is_connected else 0,
+            "pending_bytes": self.pending,
+            "in_msgs": self.messages_in,
+            "out_msgs": self.messages_out,
+            "in_bytes": self.bytes_in,
+            "out_bytes": self.bytes_out,
+            "subscriptions": self._sids.count,
+        }
+        names = (("name", options.name), ("lang", options.lang), ("version", options.version))
+        row |= {name: value for name, value in names if value}
+        if self.admission is not None:
+            identity = self.admission.identity
+            if identity.user:
+                row["authorized_user"] = identity.user
+            row["account"] = row["name_tag"] = identity.account
+        elif options.user:
+            row["authorized_user"] = options.user
+        if self.layer is not None:
+            row |= self.layer.facts()
+        return row
+
+    def subscription_rows(self) -> list[dict[str, object]]:
+        """What it subscribes to, as monitoring has it (sheet 12.3); without the account."""
+        cdef size_t index = 0
+        cdef size_t length
+        cdef const unsigned char* text
+        cdef Subscription* subscription
+        rows = []
+        while True:
+            subscription = <Subscription*>table_next(&self._sids, &index)
+            if subscription == NULL:
+                return rows
+            text = self.shared.sublist.subject_of(subscription, &length)
+            row = {"subject": text[:length].decode("utf-8", "replace")}
+            text = self.shared.sublist.queue_of(subscription, &length)
+            if text != NULL:
+                row["qgroup"] = text[:length].decode("utf-8", "replace")
+            row["sid"] = subscription.sid[:subscription.sid_len].decode("utf-8", "replace")
+            row["msgs"] = subscription.delivered
+            if subscription.max_deliveries:
+                row["max"] = subscription.max_deliveries
+            row["cid"] = self.client_id
+            rows.append(row)

@@ -524,6 +524,8 @@ cdef class Life(Reader):
         cdef bytes line
         if self.is_closed:
             return
+        if self.shared.observer is not None:
+            self.shared.observer.closed(self, reason)
         self.is_closed = True
         self.shared.poller.remove(self)
         self.shared.deadlines.remove(self)

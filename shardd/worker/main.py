@@ -25,6 +25,7 @@ from shardd.auth.operator import accounts_of
 from shardd.config.core import Config
 from shardd.errors import BootError, CloseReason, ExitCode, ProtocolError
 from shardd.host import HostSetup
+from shardd.inquiry import Inquiries
 from shardd.lameduck import DrainPolicy, LameDuckSchedule
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
@@ -43,6 +44,7 @@ from shardd.worker.connection import Connection
 from shardd.worker.door import Door, client_door, unix_door, websocket_door
 from shardd.worker.gate import Gate
 from shardd.worker.listener import Entrance
+from shardd.worker.observer import Observer
 from shardd.worker.pump import Pump
 from shardd.worker.shared import Shared
 
@@ -176,6 +178,7 @@ class Worker:
         )
         self._spaces.apply(accounts_of(config), setup.account_ids)
         self._shared.set_gate(self._make_gate(config, setup.account_ids))
+        self._inquiries = self._observe(config)
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
         self._entrance = Entrance(
             self._shared,
@@ -185,6 +188,25 @@ class Worker:
             setup.worker_count,
             loop.call_later,
         )
+
+    def _observe(self, config: Config) -> Inquiries | None:
+        """Where the server is watched: remember who left, and answer questions."""
+        setup, shared = self._setup, self._shared
+        if setup.monitor_index is None:
+            return None
+        shared.observer = observer = Observer(
+            shared.connections,
+            self._sublist,
+            -(-config.max_closed_clients // setup.worker_count),
+            time.time_ns,
+            time.time_ns() - 1_000_000 * int(time.monotonic() * 1000),
+        )
+        answers = {
+            "connz": observer.answer_connz,
+            "subsz": observer.answer_subsz,
+            "accounts": observer.answer_accounts,
+        }
+        return Inquiries(setup.inquiries[self._index], self._loop, answers)
 
     def _make_gate(self, config: Config, account_ids: Mapping[str, int]) -> Gate:
         return Gate(
@@ -225,6 +247,8 @@ class Worker:
         self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        if self._inquiries is not None:
+            self._inquiries.start()
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
@@ -235,6 +259,8 @@ class Worker:
         if self._drain_policy is not None:
             return
         self._entrance.stop()
+        if self._inquiries is not None:
+            self._inquiries.stop()
         # What was read before the signal, and what peers have sent, is still delivered.
         self._pump.run()
         self._shared.slots.set_state(self._index, State.STOPPING)

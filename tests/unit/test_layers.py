@@ -73,7 +73,16 @@ LAYERS: Final = (
         "source_probe",
         "tls",
     ),
-    ("outbound_probe",),
+    (
+        "outbound_probe",
+        {
+            "reports": (
+                ("absent", "query"),
+                ("connz", "healthz", "subsz", "varz"),
+                ("accountz",),
+            )
+        },
+    ),
     (
         {
             "router": (
@@ -100,7 +109,16 @@ LAYERS: Final = (
                 ("reader",),
                 ("life",),
                 ("connection",),
-                ("listener", "pump"),
+                ("listener", "observer", "pump"),
+                ("main",),
+            )
+        },
+        {
+            "monitor": (
+                ("asker", "member", "page"),
+                ("gathering",),
+                ("metrics",),
+                ("http",),
                 ("main",),
             )
         },
@@ -169,6 +187,13 @@ SANS_IO: Final = frozenset(
         "router.match_result",
         "router.patterns",
         "reload",
+        "reports.absent",
+        "reports.accountz",
+        "reports.connz",
+        "reports.healthz",
+        "reports.query",
+        "reports.subsz",
+        "reports.varz",
         "router.permissions",
         "router.ring",
         "router.spaces",

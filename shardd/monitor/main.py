@@ -1,0 +1,157 @@
+"""The monitor process: boot, run, end.
+
+A member of the mesh that has no clients; it gathers what the other processes tell and serves it over
+HTTP. If it dies the supervisor starts another one; messages go on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from typing import Any, Final
+
+import uvloop
+
+from shardd import log as logs
+from shardd.config.core import Config
+from shardd.errors import BootError, ExitCode
+from shardd.host import HostSetup
+from shardd.monitor.asker import Asker
+from shardd.monitor.gathering import Gathering
+from shardd.monitor.http import Monitoring
+from shardd.monitor.member import Member
+from shardd.monitor.metrics import Metrics
+from shardd.orders import LameDuck, Reload
+from shardd.slots import State
+from shardd.tls import server_context
+
+_TICK_S: Final = 0.05
+
+log = logging.getLogger("shardd.monitor")
+
+
+class Monitor:
+    """The parts of the monitor, wired. Lives in the child, in its event loop."""
+
+    def __init__(self, setup: HostSetup, index: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._setup = setup
+        self._index = index
+        self._loop = loop
+        self._fault: BaseException | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._orders = setup.orders[index].receiver()
+        self._gathering = Gathering(setup, Asker(setup.inquiry_paths()), setup.start_ns)
+        self._metrics = Metrics(setup, self._gathering)
+        self._http = Monitoring(self._gathering, self._metrics, setup.config.http_base_path)
+        self._member = Member(setup, index, loop, _ignore, self._on_complete)
+
+    def start(self) -> None:
+        """Join the mesh."""
+        self._loop.add_reader(self._orders.fileno(), self._on_orders)
+        self._loop.add_signal_handler(signal.SIGTERM, self.stop)
+        self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        self._member.start()
+        self._notify_supervisor()
+        self._tick()
+
+    def stop(self) -> None:
+        """Answer no more, and end."""
+        self._setup.slots.set_state(self._index, State.STOPPING)
+        self._spawn(self._end())
+
+    def fail(self, fault: BaseException) -> None:
+        """Something that must not happen has happened."""
+        self._fault = fault
+        self._loop.stop()
+
+    def close(self) -> None:
+        """After the loop has ended."""
+        self._member.close()
+        if self._fault is not None:
+            raise self._fault
+
+    async def _end(self) -> None:
+        await self._http.stop()
+        self._loop.stop()
+
+    def _on_complete(self) -> None:
+        """Everybody is known: answer from now on."""
+        self._spawn(self._serve())
+
+    async def _serve(self) -> None:
+        listener = self._setup.http_listener
+        if listener is not None:
+            config = self._setup.config
+            tls = config.tls if config.https_port else None
+            await self._http.start(listener, server_context(tls) if tls is not None else None)
+        self._notify_supervisor()
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.fail(error)
+
+    def _tick(self) -> None:
+        self._loop.call_later(_TICK_S, self._tick)
+        self._setup.slots.beat(self._index)
+        self._member.tick()
+
+    def _notify_supervisor(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._setup.supervisor_fd, (1).to_bytes(8, "little"))
+
+    def _reopen_log(self) -> None:
+        try:
+            logs.reopen()
+        except BootError as error:
+            log.error("%s", error)
+
+    # --- orders of the supervisor --------------------------------------------------------------
+
+    def _on_orders(self) -> None:
+        for order in self._orders.take():
+            if isinstance(order, Reload):
+                self._reload(order.config)
+                self._orders.answer(order.generation)
+            elif isinstance(order, LameDuck):
+                self._orders.answer(order.generation)
+
+    def _reload(self, config: Config) -> None:
+        with contextlib.suppress(BootError):
+            logs.configure(config, "monitor")
+        self._gathering.reload(config, time.time_ns())
+
+
+def _ignore(*_: bytes) -> None:
+    """Nothing is subscribed to."""
+
+
+def run(setup: HostSetup, index: int) -> int:
+    """Be the monitor until a signal ends it; returns the exit code.
+
+    Raises:
+        Exception: an invariant broke; the caller logs it and ends the process.
+    """
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    monitor = Monitor(setup, index, loop)
+
+    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        monitor.fail(context.get("exception") or RuntimeError(context["message"]))
+
+    loop.set_exception_handler(on_exception)
+    loop.call_soon(monitor.start)
+    try:
+        loop.run_forever()
+    finally:
+        monitor.close()
+        loop.close()
+    return ExitCode.CLEAN

@@ -1,0 +1,3 @@
+"""The page at `/`: the server, live."""
+
+PAGE = "<!doctype html><title>shardd</title>"
