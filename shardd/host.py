@@ -20,6 +20,7 @@ from shardd.inquiry import open_inquiries, socket_name
 from shardd.orders import OrderChannel
 from shardd.process import raise_file_limit
 from shardd.quotas import Quotas
+from shardd.reports.events import Envelope
 from shardd.router.ring import Ring
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.slots import Slots
@@ -99,6 +100,10 @@ class HostSetup:
     def cluster_port(self) -> int:
         """Where other servers come in; 0: nowhere."""
         return 0 if self.cluster_listener is None else int(self.cluster_listener.getsockname()[1])
+
+    def envelope(self) -> Envelope:
+        """Who this server is, on what one process says of it."""
+        return Envelope(self.server_id, self.server_name, self.host, self.cluster_name)
 
     def inquiry_paths(self) -> dict[int, Path]:
         """Where each process is asked, by slot."""
@@ -262,7 +267,7 @@ def _open_cluster(config: Config, name: str, stack: ExitStack) -> socket.socket 
 
 def _open_http(config: Config, stack: ExitStack) -> socket.socket | None:
     """The listening socket of monitoring, if it is configured."""
-    if not config.has_monitoring:
+    if not (config.http_port or config.https_port):
         return None
     host = config.http_host or config.host
     (listener,) = open_listeners(host, config.http_port or config.https_port, 1)

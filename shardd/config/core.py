@@ -156,8 +156,13 @@ class Config:
 
     @property
     def has_monitoring(self) -> bool:
-        """Whether the server is watched over HTTP."""
-        return bool(self.http_port or self.https_port)
+        """Whether the server is watched: over HTTP, or by users of the system account."""
+        if self.http_port or self.https_port:
+            return True
+        name = self.system_account
+        return bool(name) and (
+            self.operator is not None or any(user.account == name for user in self.users)
+        )
 
     def advertised(self, host: str, port: int) -> tuple[str, int]:
         """What INFO tells clients: `client_advertise` if set, else the address listened on."""

@@ -5,12 +5,11 @@ few answers are made at the same time, connections are counted, and whoever does
 """
 
 import asyncio
-import json
 import ssl
 import time
 from collections.abc import Awaitable, Callable
 from socket import socket as Socket
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
 
@@ -18,31 +17,14 @@ from shardd.monitor.gathering import Gathering
 from shardd.monitor.metrics import CONTENT_TYPE, Metrics
 from shardd.monitor.page import PAGE
 from shardd.reports import absent, accountz, connz, healthz, subsz
+from shardd.reports.documents import Document, encode, encode_line
 from shardd.reports.query import Query, QueryError
 
 # Documents in the making; others wait for their turn.
 _ANSWERS_MAX: Final = 8
 _KEEP_ALIVE_S: Final = 30.0
 _HEADER_BYTES_MAX: Final = 8192
-# What stands for itself in a Go document only when escaped.
-_ESCAPES: Final = str.maketrans(
-    {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-)
-
-Document = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def encode(document: Document) -> bytes:
-    """JSON as nats-server writes it: two blanks a level, HTML's signs escaped."""
-    text = json.dumps(document, indent=2, ensure_ascii=False).translate(_ESCAPES)
-    return text.encode("utf-8", "surrogatepass")
-
-
-def encode_line(document: Document) -> bytes:
-    """The same on one line, as events, and `/healthz`, have it."""
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).translate(_ESCAPES)
-    return text.encode("utf-8", "surrogatepass")
 
 
 class Monitoring:

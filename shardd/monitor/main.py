@@ -23,6 +23,7 @@ from shardd.monitor.gathering import Gathering
 from shardd.monitor.http import Monitoring
 from shardd.monitor.member import Member
 from shardd.monitor.metrics import Metrics
+from shardd.monitor.system import SystemService
 from shardd.orders import LameDuck, Reload
 from shardd.slots import State
 from shardd.tls import server_context
@@ -42,10 +43,22 @@ class Monitor:
         self._fault: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._orders = setup.orders[index].receiver()
-        self._gathering = Gathering(setup, Asker(setup.inquiry_paths()), setup.start_ns)
+        self._asker = Asker(setup.inquiry_paths())
+        self._gathering = Gathering(setup, self._asker, setup.start_ns)
         self._metrics = Metrics(setup, self._gathering)
         self._http = Monitoring(self._gathering, self._metrics, setup.config.http_base_path)
-        self._member = Member(setup, index, loop, _ignore, self._on_complete)
+        self._member = Member(setup, index, loop, self._on_message, self._on_complete)
+        self._system = self._make_system()
+
+    def _make_system(self) -> SystemService | None:
+        """The service in the system account, if there is one."""
+        setup = self._setup
+        account = setup.account_ids.get(setup.config.system_account)
+        if account is None:
+            return None
+        return SystemService(
+            self._member, self._gathering, setup.envelope(), account, _reload, self._kick
+        )
 
     def start(self) -> None:
         """Join the mesh."""
@@ -58,6 +71,8 @@ class Monitor:
 
     def stop(self) -> None:
         """Answer no more, and end."""
+        if self._system is not None:
+            self._system.say_shutdown()
         self._setup.slots.set_state(self._index, State.STOPPING)
         self._spawn(self._end())
 
@@ -76,11 +91,25 @@ class Monitor:
         await self._http.stop()
         self._loop.stop()
 
+    def _on_message(
+        self, _: bytes, subject: bytes, reply: bytes, header: bytes, payload: bytes
+    ) -> None:
+        if self._system is not None:
+            self._system.on_message(subject, reply, header, payload)
+
+    async def _kick(self, cid: int, is_lame_duck: bool) -> bool:
+        """Ends a client, or tells it of lame duck mode; False: there is none with that number."""
+        question = {"ask": "kick", "cid": cid, "is_lame_duck": is_lame_duck}
+        workers = range(self._setup.worker_count)
+        return any(answer["done"] for answer in await self._asker.last(workers, question))
+
     def _on_complete(self) -> None:
         """Everybody is known: answer from now on."""
         self._spawn(self._serve())
 
     async def _serve(self) -> None:
+        if self._system is not None:
+            self._system.start()
         listener = self._setup.http_listener
         if listener is not None:
             config = self._setup.config
@@ -122,6 +151,8 @@ class Monitor:
                 self._reload(order.config)
                 self._orders.answer(order.generation)
             elif isinstance(order, LameDuck):
+                if self._system is not None:
+                    self._system.say_lame_duck()
                 self._orders.answer(order.generation)
 
     def _reload(self, config: Config) -> None:
@@ -130,8 +161,9 @@ class Monitor:
         self._gathering.reload(config, time.time_ns())
 
 
-def _ignore(*_: bytes) -> None:
-    """Nothing is subscribed to."""
+def _reload() -> None:
+    """As an operator's HUP."""
+    os.kill(os.getppid(), signal.SIGHUP)
 
 
 def run(setup: HostSetup, index: int) -> int:

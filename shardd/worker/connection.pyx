@@ -156,6 +156,11 @@ cdef class Connection(Life):
         """Whether a subject or reply that begins like a reserved one may be used."""
         cdef bytes subject = operation.subject[:operation.subject_len]
         cdef bytes reply = operation.reply[:operation.reply_len] if operation.reply_len else b""
+        if reply and subject == session.USER_INFO:
+            self.shared.observer.tell_user(self, reply)
+            if self.verbose:
+                self.ok()
+            return False
         text = session.publish_refusal(subject, reply)
         if text is not None:
             self.refuse(text)

@@ -337,6 +337,7 @@ cdef class Life(Reader):
             self._ping_at_ms = shared.poller.now_ms + <uint64_t>(
                 shared.first_ping_ms * (1.0 + 0.2 * shared.random.random()))
             self._set_deadline()
+            self.shared.observer.admitted(self)
         if self.verbose:
             self.ok()
 
@@ -524,8 +525,7 @@ cdef class Life(Reader):
         cdef bytes line
         if self.is_closed:
             return
-        if self.shared.observer is not None:
-            self.shared.observer.closed(self, reason)
+        self.shared.observer.closed(self, reason)
         self.is_closed = True
         self.shared.poller.remove(self)
         self.shared.deadlines.remove(self)

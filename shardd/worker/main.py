@@ -33,6 +33,7 @@ from shardd.poller import Poller
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
+from shardd.router.local import LocalClient
 from shardd.router.mesh import Mesh
 from shardd.router.ring import Producer
 from shardd.router.spaces import Spaces
@@ -119,6 +120,10 @@ class LoopFace:
         self._finish()
 
 
+def _ignore(*_: bytes) -> None:
+    """Nothing is subscribed to."""
+
+
 def _be_nice() -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _ASIDE_NICENESS)  # of this thread alone (Linux)
@@ -190,21 +195,26 @@ class Worker:
         )
 
     def _observe(self, config: Config) -> Inquiries | None:
-        """Where the server is watched: remember who left, and answer questions."""
+        """Remember who left where the server is watched, say who comes and goes, and answer."""
         setup, shared = self._setup, self._shared
-        if setup.monitor_index is None:
-            return None
+        is_watched = setup.monitor_index is not None
         shared.observer = observer = Observer(
             shared.connections,
             self._sublist,
-            -(-config.max_closed_clients // setup.worker_count),
+            LocalClient(self._dispatcher, _ignore),
+            setup.envelope(),
+            setup.account_ids.get(config.system_account),
+            -(-config.max_closed_clients // setup.worker_count) if is_watched else 0,
             time.time_ns,
             time.time_ns() - 1_000_000 * int(time.monotonic() * 1000),
         )
+        if not is_watched:
+            return None
         answers = {
             "connz": observer.answer_connz,
             "subsz": observer.answer_subsz,
             "accounts": observer.answer_accounts,
+            "kick": observer.answer_kick,
         }
         return Inquiries(setup.inquiries[self._index], self._loop, answers)
 

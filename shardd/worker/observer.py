@@ -1,8 +1,9 @@
-"""What one worker remembers of its clients, and tells whoever asks: open ones, and those that left.
+"""What one worker remembers of its clients, tells whoever asks, and says in the system account.
 
 Nothing is kept up to date while messages move: a connection counts for itself anyway, and is looked
-at when somebody asks. Answers are made in parts (`inquiry`), a few hundred connections at a time, so
-that clients have their turn in between. Sans-IO; the clock is the worker's.
+at when somebody asks. Answers are made in parts (`inquiry`), a few hundred connections at a time,
+so that clients have their turn in between. That a client has come or gone is said only if somebody
+listens. Sans-IO; the clock is the worker's.
 """
 
 from collections import deque
@@ -10,14 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from shardd.errors import CloseReason
-from shardd.reports import connz, subsz
+from shardd.identity import new_event_id
+from shardd.reports import connz, events, subsz
 from shardd.reports.accountz import AccountFacts
+from shardd.reports.documents import encode_line
+from shardd.router.local import LocalClient
 from shardd.router.sublist import Sublist
 from shardd.worker.connection import Connection
 
 Part = Mapping[str, Any]
 # Connections, or subscriptions, looked at between two turns of the event loop.
 _STEP: Final = 256
+_SLOW: Final = (
+    CloseReason.SLOW_CONSUMER_PENDING_BYTES,
+    CloseReason.SLOW_CONSUMER_WRITE_DEADLINE,
+)
+_REFUSED: Final = (CloseReason.AUTHENTICATION_FAILURE, CloseReason.AUTHENTICATION_TIMEOUT)
 
 
 class Observer:
@@ -26,8 +35,11 @@ class Observer:
     Args:
         connections: the worker's, by client id.
         sublist: its subject index.
+        voice: what it says is said by this client.
+        envelope: who this server is.
+        system_account: the number of the system account; None: there is none.
         closed_max: how many of those that left are remembered; the oldest are forgotten.
-        clock: nanoseconds since 1970, on the worker's clock.
+        clock: nanoseconds since 1970.
         wall_ns: what that was when the worker's clock showed 0.
     """
 
@@ -35,34 +47,84 @@ class Observer:
         self,
         connections: Mapping[int, Connection],
         sublist: Sublist,
+        voice: LocalClient,
+        envelope: events.Envelope,
+        system_account: int | None,
         closed_max: int,
         clock: Callable[[], int],
         wall_ns: int,
     ) -> None:
         self._connections = connections
         self._sublist = sublist
+        self._voice = voice
+        self._envelope = envelope
+        self._system_account = system_account
         self._closed: deque[connz.Row] = deque(maxlen=closed_max)
         self._gone: dict[str, AccountFacts] = {}
         self._clock = clock
-        self.wall_ns = wall_ns
+        self._wall_ns = wall_ns
+
+    def admitted(self, connection: Connection) -> None:
+        """A client has been let in."""
+        assert connection.admission is not None
+        subject = f"$SYS.ACCOUNT.{connection.admission.identity.account}.CONNECT"
+        if self._is_wanted(subject):
+            self._say(subject, connection.row(self._wall_ns))
 
     def closed(self, connection: Connection, reason: CloseReason) -> None:
         """A client is about to be let go; it still has all that it had."""
-        row = connection.row(self.wall_ns)
+        row = connection.row(self._wall_ns)
         row |= {"stop_ns": self._clock(), "reason": reason.text}
+        if self._closed.maxlen:
+            self._remember(row, reason)
+        if reason in _REFUSED:
+            subject = f"$SYS.SERVER.{self._envelope.server_id}.CLIENT.AUTH.ERR"
+            if self._is_wanted(subject):
+                self._say(subject, row)
+        elif connection.admission is None:
+            return
+        subject = f"$SYS.ACCOUNT.{row.get('account', '$G')}.DISCONNECT"
+        if self._is_wanted(subject):
+            self._say(subject, row)
+
+    def tell_user(self, connection: Connection, reply: bytes) -> None:
+        """A client has asked who it is (`$SYS.REQ.USER.INFO`)."""
+        if connection.admission is None:
+            return
+        identity = connection.admission.identity
+        document = events.user_info(self._envelope, identity, self._clock())
+        self._publish(reply, encode_line(document), connection.account)
+
+    def _remember(self, row: connz.Row, reason: CloseReason) -> None:
         self._closed.append(row)
         account = row.get("account")
-        if account is not None:
-            gone = self._gone.get(account, AccountFacts())
-            self._gone[account] = AccountFacts(
-                0,
-                0,
-                gone.sent_messages + row["out_msgs"],
-                gone.sent_bytes + row["out_bytes"],
-                gone.received_messages + row["in_msgs"],
-                gone.received_bytes + row["in_bytes"],
-                gone.slow_consumers + (reason in _SLOW),
-            )
+        if account is None:
+            return
+        gone = self._gone.get(account, AccountFacts())
+        self._gone[account] = AccountFacts(
+            0,
+            0,
+            gone.sent_messages + row["out_msgs"],
+            gone.sent_bytes + row["out_bytes"],
+            gone.received_messages + row["in_msgs"],
+            gone.received_bytes + row["in_bytes"],
+            gone.slow_consumers + (reason in _SLOW),
+        )
+
+    def _is_wanted(self, subject: str) -> bool:
+        account = self._system_account
+        return account is not None and self._voice.is_wanted(subject.encode(), account)
+
+    def _say(self, subject: str, row: connz.Row) -> None:
+        document = events.connection_event(self._envelope, row, new_event_id(), self._clock())
+        assert self._system_account is not None
+        self._publish(subject.encode(), encode_line(document), self._system_account)
+
+    def _publish(self, subject: bytes, payload: bytes, account: int) -> None:
+        try:
+            self._voice.publish(subject, payload, account=account)
+        except ValueError:
+            return  # an account's name, or a reply, that is no subject
 
     # --- answers -------------------------------------------------------------------------------
 
@@ -82,9 +144,10 @@ class Observer:
         yield {"total": picked.total, "matching": picked.matching, "rows": picked.rows}
 
     def answer_subsz(self, question: Part) -> Iterator[Part]:
-        """Empty parts while it looks, then the one that counts: the fields of `subsz.IndexFacts`."""
+        """The same for subscriptions: the fields of `subsz.IndexFacts`."""
         query = subsz.SubszQuery(**question["query"])
-        total, rows = 0, []
+        total = 0
+        rows: list[subsz.Row] = []
         for connection in list(self._connections.values()):
             found, more = subsz.pick(self._subscriptions(connection), query)
             total += found
@@ -121,12 +184,24 @@ class Observer:
                 yield {}
         yield {"accounts": found}
 
+    def answer_kick(self, question: Part) -> Iterator[Part]:
+        """Ends a client, or tells it that the server is leaving: `done`, or not."""
+        connection = self._connections.get(question["cid"])
+        if connection is None:
+            yield {"done": False}
+            return
+        if question["is_lame_duck"]:
+            connection.tell_lame_duck()
+        else:
+            connection.close(CloseReason.KICKED)
+        yield {"done": True}
+
     def _open_rows(self, rows: list[connz.Row], query: connz.ConnzQuery) -> Iterator[Part]:
         connections = list(self._connections.values())
         if query.cid:
             connections = [each for each in connections if each.client_id == query.cid]
         for number, connection in enumerate(connections):
-            rows.append(connection.row(self.wall_ns))
+            rows.append(connection.row(self._wall_ns))
             if number % _STEP == _STEP - 1:
                 yield {}
 
@@ -145,12 +220,6 @@ class Observer:
         account = admission.identity.account
         for row in connection.subscription_rows():
             yield {"account": account, "account_tag": account, **row}
-
-
-_SLOW: Final = (
-    CloseReason.SLOW_CONSUMER_PENDING_BYTES,
-    CloseReason.SLOW_CONSUMER_WRITE_DEADLINE,
-)
 
 
 def _numbers(facts: AccountFacts) -> tuple[int, ...]:

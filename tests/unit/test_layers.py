@@ -77,9 +77,10 @@ LAYERS: Final = (
         "outbound_probe",
         {
             "reports": (
-                ("absent", "query"),
+                ("absent", "documents", "query"),
                 ("connz", "healthz", "subsz", "varz"),
                 ("accountz",),
+                ("events",),
             )
         },
     ),
@@ -117,7 +118,7 @@ LAYERS: Final = (
             "monitor": (
                 ("asker", "member", "page"),
                 ("gathering",),
-                ("metrics",),
+                ("metrics", "system"),
                 ("http",),
                 ("main",),
             )
@@ -190,6 +191,8 @@ SANS_IO: Final = frozenset(
         "reports.absent",
         "reports.accountz",
         "reports.connz",
+        "reports.documents",
+        "reports.events",
         "reports.healthz",
         "reports.query",
         "reports.subsz",
