@@ -7,7 +7,6 @@ The id has the form of a server's public nkey, because tools check it: 56 charac
 import base64
 import binascii
 import os
-import secrets
 import string
 from typing import Final
 
@@ -26,4 +25,4 @@ def new_server_id() -> str:
 
 def new_event_id() -> str:
     """A new random id of an event: 22 letters and digits, as nats-server's."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(_EVENT_ID_LENGTH))
+    return "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in os.urandom(_EVENT_ID_LENGTH))

@@ -1,11 +1,11 @@
 """Questions to a running server, asked on its host by its own user: how they are put and answered.
 
 Each process listens on a socket in the server's runtime directory, which nobody but its user (and
-root) can enter. Whoever asks sends one line of JSON, an object whose `ask` is the question's name, and gets
-the answer in parts: one line of JSON each, and an empty line at the end, so that an answer that was
-cut off is never taken for a whole one. Parts are made one by one between other work: a long answer
-holds up nothing. The supervisor opens the sockets and keeps them, so that a question that comes while
-the process that answers is being replaced finds the next one.
+root) can enter. Whoever asks sends one line of JSON, an object whose `ask` is the question's name,
+and gets the answer in parts: one line of JSON each, and an empty line at the end, so that an answer
+that was cut off is never taken for a whole one. Parts are made one by one between other work: a
+long answer holds up nothing. The supervisor opens the sockets and keeps them, so that a question
+that comes while the process that answers is being replaced finds the next one.
 """
 
 import asyncio

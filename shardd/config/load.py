@@ -179,13 +179,15 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
     add("always_enable_nonce", "always_enable_nonce", boolean_of)
     add("no_auth_user", "no_auth_user", text_of)
     add("allow_non_tls", "allow_non_tls", boolean_of)
-    add("http_port monitor_port", "http_port", integer_of)
-    add("https_port", "https_port", integer_of)
-    add("http_base_path", "http_base_path", text_of)
-    add("max_closed_clients", "max_closed_clients", integer_of)
     add("lame_duck_duration", "lame_duck_duration_s", lame_duck)
     add("lame_duck_grace_period", "lame_duck_grace_s", grace)
     add("system_account system", "system_account", text_of)
+
+    return {**readers, **_address_readers(fields)}
+
+
+def _address_readers(fields: dict[str, Any]) -> dict[str, Reader]:
+    """Keys whose value sets more than one field, or another one than they say."""
 
     def listen(entry: Entry) -> None:
         fields.update(listen_of(entry))
@@ -207,11 +209,18 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
 
         return read
 
-    readers["listen"] = listen
+    readers: dict[str, Reader] = {"listen": listen}
     readers["http"] = monitor("http_port")
     readers["https"] = monitor("https_port")
     readers["no_system_account"] = readers["no_system"] = no_system_account
     readers["trace_verbose"] = trace_verbose
+    for names, field, read in (
+        ("http_port monitor_port", "http_port", integer_of),
+        ("https_port", "https_port", integer_of),
+        ("http_base_path", "http_base_path", text_of),
+        ("max_closed_clients", "max_closed_clients", integer_of),
+    ):
+        readers.update(dict.fromkeys(names.split(), setter(fields, field, read)))
     return readers
 
 

@@ -5,10 +5,10 @@ few answers are made at the same time, connections are counted, and whoever does
 """
 
 import asyncio
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from socket import socket as Socket
 from typing import Final
 
 from aiohttp import web
@@ -43,7 +43,7 @@ class Monitoring:
         self._base = "/" + base_path.strip("/") if base_path.strip("/") else ""
         self._runner: web.AppRunner | None = None
 
-    async def start(self, listener: Socket, context: ssl.SSLContext | None) -> None:
+    async def start(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         """Serves what comes in at the listener."""
         app = web.Application(middlewares=[_plain_errors], client_max_size=_HEADER_BYTES_MAX)
         for name, handler in self._handlers().items():

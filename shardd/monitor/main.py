@@ -1,7 +1,7 @@
 """The monitor process: boot, run, end.
 
-A member of the mesh that has no clients; it gathers what the other processes tell and serves it over
-HTTP. If it dies the supervisor starts another one; messages go on.
+A member of the mesh that has no clients; it gathers what the other processes tell and serves it
+over HTTP. If it dies the supervisor starts another one; messages go on.
 """
 
 import asyncio

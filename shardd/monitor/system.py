@@ -1,7 +1,8 @@
 """The system account's service: requests under `$SYS.REQ`, and what the server says unasked.
 
-The monitor is a client of the system account; requests reach it from any worker, and over routes from
-other hosts, as they would reach anybody. Clients' coming and going is told by their own workers.
+The monitor is a client of the system account; requests reach it from any worker, and over routes
+from other hosts, as they would reach anybody. Clients' coming and going is told by their own
+workers.
 """
 
 import asyncio
@@ -23,6 +24,19 @@ from shardd.reports.query import Query, QueryError
 _SERVER: Final = b"$SYS.REQ.SERVER."
 _ACCOUNT: Final = b"$SYS.REQ.ACCOUNT."
 _GZIP_HEADER: Final = b"NATS/1.0\r\nContent-Encoding: gzip\r\n\r\n"
+_SERVER_KINDS: Final = (
+    *(b"IDZ", b"STATSZ", b"VARZ", b"CONNZ", b"SUBSZ", b"ROUTEZ", b"ACCOUNTZ", b"HEALTHZ"),
+    *(b"LEAFZ", b"GATEWAYZ", b"JSZ"),
+)
+_ORDERS: Final = (b"RELOAD", b"KICK", b"LDM")
+_ACCOUNT_KINDS: Final = (b"CONNZ", b"SUBSZ", b"LEAFZ", b"JSZ", b"INFO", b"CONNS")
+# What this server's clients do, and what the other servers of the cluster say.
+_LISTENED: Final = (
+    b"$SYS.ACCOUNT.*.CONNECT",
+    b"$SYS.ACCOUNT.*.DISCONNECT",
+    b"$SYS.SERVER.*.STATSZ",
+    b"$SYS.SERVER.*.SHUTDOWN",
+)
 # The first heartbeat, and the pause that it grows to.
 _BEAT_S_MIN: Final = 0.25
 _BEAT_S_MAX: Final = 10.0
@@ -70,18 +84,14 @@ class SystemService:
     def start(self) -> None:
         """Listen, and begin to beat."""
         server_id = self._envelope.server_id.encode()
-        for number, subject in enumerate(
-            (
-                b"$SYS.REQ.SERVER.PING",
-                b"$SYS.REQ.SERVER.PING.*",
-                b"$SYS.REQ.SERVER.%b.*" % server_id,
-                b"$SYS.REQ.ACCOUNT.*.*",
-                b"$SYS.ACCOUNT.*.CONNECT",
-                b"$SYS.ACCOUNT.*.DISCONNECT",
-                b"$SYS.SERVER.*.STATSZ",
-                b"$SYS.SERVER.*.SHUTDOWN",
-            )
-        ):
+        subjects = [b"$SYS.REQ.SERVER.PING"]
+        subjects += [b"$SYS.REQ.SERVER.PING." + kind for kind in _SERVER_KINDS]
+        subjects += [
+            b"$SYS.REQ.SERVER.%b.%b" % (server_id, kind) for kind in _SERVER_KINDS + _ORDERS
+        ]
+        subjects += [b"$SYS.REQ.ACCOUNT.*." + kind for kind in _ACCOUNT_KINDS]
+        subjects.append(b"$SYS.REQ.ACCOUNT.PING.STATZ")
+        for number, subject in enumerate((*subjects, *_LISTENED)):
             self._member.client.subscribe(subject, None, b"%d" % number, self._account)
         self._member.finish()
         loop = asyncio.get_running_loop()
@@ -296,7 +306,7 @@ class SystemService:
 
 
 def _read(payload: bytes) -> dict[str, Any]:
-    """The options of a request. Raises ValueError, in Go's words where it is plain what is wrong."""
+    """The options of a request. Raises ValueError, in Go's words where that is plain."""
     text = payload.strip()
     if not text:
         return {}

@@ -1,7 +1,7 @@
 """Who is connected: `/connz` (sheet 12.2), in two halves.
 
-A worker picks those of its own connections that a page can show (`pick`), the monitor joins what the
-workers picked (`document`). So a host with a hundred thousand connections moves a page of each
+A worker picks those of its own connections that a page can show (`pick`), the monitor joins what
+the workers picked (`document`). So a host with a hundred thousand connections moves a page of each
 worker, and not all of them. Sans-IO; times are nanoseconds since 1970.
 """
 

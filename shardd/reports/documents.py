@@ -1,7 +1,7 @@
 """Documents as bytes: JSON as nats-server's encoder writes it.
 
-Two blanks a level where a person may look, one line where only programs do. Signs that mean something
-in HTML are escaped, as Go does.
+Two blanks a level where a person may look, one line where only programs do. Signs that mean
+something in HTML are escaped, as Go does.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The parameters of a monitoring request, read as nats-server reads them (sheet 12.2).
 
-A value that cannot be read is refused with the words of Go's `strconv`, which tools and people know.
+A value that cannot be read is refused with the words of Go's `strconv`, which tools and people
+know.
 """
 
 from collections.abc import Mapping, Sequence
