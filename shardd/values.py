@@ -5,6 +5,8 @@ and a number without a unit means seconds. Every function raises ValueError with
 what was expected; the caller knows which key or flag it was and puts that in front.
 """
 
+import base64
+import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -13,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 _INTEGER_BITS: Final = 63  # what nats-server keeps sizes and nanoseconds in
 _INTEGER_MAX: Final = 2**_INTEGER_BITS - 1
 _PORT_MAX: Final = 65_535
+_NKEY_BYTES: Final = 35
 _ROUTE_PORT: Final = 6222  # where clusters listen by custom
 
 _SIZE = re.compile(r"(-?[0-9]{1,19})(?:([kmgtpe])(i?b?))?", re.IGNORECASE | re.ASCII)
@@ -77,6 +80,21 @@ def parse_duration(text: str) -> float:
     if abs(nanoseconds) > _INTEGER_MAX:
         raise ValueError(f'"{text}" is too long')
     return nanoseconds / 1e9
+
+
+def is_public_nkey(text: str, letter: str) -> bool:
+    """Whether this is the text of a public key whose role has this letter: base32 of a prefix
+    byte, 32 bytes of key and a CRC-16/XMODEM of both, little-endian."""
+    try:
+        raw = base64.b32decode(text)
+    except ValueError:
+        return False
+    return (
+        len(raw) == _NKEY_BYTES
+        and text.startswith(letter)
+        and raw[0] & 7 == 0
+        and binascii.crc_hqx(raw[:-2], 0) == int.from_bytes(raw[-2:], "little")
+    )
 
 
 def split_host_port(text: str, default_port: int) -> tuple[str, int]:

@@ -109,6 +109,8 @@ class Authenticator:
                 kind = credentials.connection_type
                 if after.connection_types and kind not in after.connection_types:
                     return Verdict.REFUSED, identity
+                if after.proxy_required:
+                    return Verdict.REFUSED, identity
                 return Verdict.STAYS, self._identity(after)
         if self.is_slow(credentials):
             return Verdict.ASK, identity

@@ -13,7 +13,6 @@ from shardd.auth import claims, nkeys
 from shardd.auth.claims import Claims, ClaimsError
 from shardd.auth.identity import Credentials, Identity
 from shardd.auth.nkeys import KeyRole
-from shardd.config.access import covers
 from shardd.config.core import Config
 from shardd.config.model import (
     Account,
@@ -28,6 +27,7 @@ from shardd.config.model import (
     StreamImport,
     SubjectMapping,
 )
+from shardd.config.sharing import covers
 from shardd.errors import CloseReason, ConfigError, ProtocolError
 
 _BEGIN: Final = "-----BEGIN NATS OPERATOR JWT-----"

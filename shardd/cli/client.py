@@ -64,6 +64,9 @@ class Session:
 
     async def flush(self) -> None:
         """Waits until the server has handled all that was sent; raises what it refused."""
+        # nats-py may write the first PING past what waits for its flusher: only the second answer
+        # comes after whatever the server says of that.
+        await self.client.flush(FLUSH_TIMEOUT_S)
         await self.client.flush(FLUSH_TIMEOUT_S)
         self.check()
 
@@ -90,6 +93,8 @@ class Session:
 
     async def _on_error(self, error: Exception) -> None:
         self._refusals.append(_reason(error))
+        if isinstance(error, nats.errors.UnexpectedEOF):
+            return  # no word of the server's: it is gone, of which `_on_disconnect` hears
         if isinstance(error, nats.errors.Error) and self.client.is_connected:
             # The server's word: whoever waits for messages hears of it, whenever it comes.
             self._is_refused = True
@@ -116,9 +121,6 @@ async def publish(
     async with _session(url) as session:
         for _ in range(count):
             await session.client.publish(subject, payload, reply, headers=dict(headers) or None)
-        # nats-py may write the first PING past messages that wait for its flusher: only the second
-        # answer comes after whatever the server says of them.
-        await session.flush()
         await session.flush()
     messages = "1 message" if count == 1 else f"{count} messages"
     click.echo(f'Published {messages} of {len(payload)} bytes on "{subject}"', err=True)

@@ -102,12 +102,13 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("connect_retries",), Kind.INTEGER, "Tries to reach a server learned of", "count"),
     ),
     "Common Options": (
-        Flag(("help", "h"), Kind.BOOLEAN, "Show this text"),
+        Flag(("help", "h", "help_tls"), Kind.BOOLEAN, "Show this text"),
         Flag(("version", "v"), Kind.BOOLEAN, "Show the version"),
     ),
 }
 
-# nats-server's flags that this version refuses. The text says what they would be for.
+# nats-server's flags that this version takes and does not serve, as it does the same settings of a
+# file: one warning each at start. The text says what they would be for.
 NOT_SERVED: Final = (
     Flag(("syslog", "s"), Kind.BOOLEAN, "syslog"),
     Flag(("remote_syslog", "r"), Kind.TEXT, "syslog"),
@@ -115,7 +116,6 @@ NOT_SERVED: Final = (
     Flag(("max_traced_msg_len",), Kind.INTEGER, "shortened traces"),
     Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),
-    Flag(("help_tls",), Kind.BOOLEAN, "TLS"),
     Flag(("profile",), Kind.INTEGER, "profiling over HTTP"),
 )
 
@@ -128,7 +128,8 @@ def normalise(argv: Sequence[str]) -> list[str]:
     """The same command line as `--name=value` words only, in the order given.
 
     Asked for help or the version, it is `--help` or `--version` alone. Raises FlagError for what
-    cannot be read, ConfigError for a flag that is not served and for a word that is no flag.
+    cannot be read, ConfigError for a word that is no flag. A flag that is not served becomes
+    `--not_served=` and what to say of it.
     """
     given, rest = _read(argv)
     wanted = {flag.names[0]: value == "true" for flag, _, value in given}
@@ -143,8 +144,8 @@ def normalise(argv: Sequence[str]) -> list[str]:
     for flag, spelling, value in given:
         is_switched_off = flag.kind is Kind.BOOLEAN and value == "false"
         if flag in NOT_SERVED:
-            if not is_switched_off:
-                raise ConfigError(f"this version of shardd does not serve {spelling} ({flag.text})")
+            if not is_switched_off and (flag.kind is not Kind.INTEGER or value != "0"):
+                words.append(f"--not_served={spelling} ({flag.text})")
         elif flag.stands_for:
             if not is_switched_off:
                 words += [f"--{option}=true" for option in flag.stands_for]

@@ -28,7 +28,7 @@ _FIELDS: Final = {"addr": "host", "name": "server_name", "pid": "pid_file", "log
 # Flags that set no field by themselves.
 _OTHERS: Final = frozenset(
     (
-        *("set", "config", "t", "signal", "user", "pass", "auth"),
+        *("set", "config", "t", "signal", "user", "pass", "auth", "not_served"),
         *("tls", "tlscert", "tlskey", "tlsverify", "tlscacert"),
         *("routes", "cluster", "cluster_listen", "cluster_name", "cluster_advertise"),
         *("no_advertise", "connect_retries"),
@@ -82,6 +82,10 @@ def _with_flags(loaded: Loaded | None, options: Mapping[str, Any]) -> Config:
             if name not in _OTHERS and value is not None
         }
     )
+    warnings = [
+        f"{each} is not served by this version of shardd" for each in options.get("not_served", ())
+    ]
+    fields["warnings"] = (*fields.get("warnings", ()), *warnings)
     fields.update(_access(options))
     fields.update(_encryption(options, fields))
     fields.update(_clustering(options, fields))
@@ -234,14 +238,17 @@ command: Final = StartCommand(
     "start",
     callback=start,
     params=[
-        click.Option(
-            [f"--{flag.names[0]}", flag.names[0]],
-            type=_TYPES[flag.kind],
-            multiple=flag.names[0] == "set",
-        )
-        for section in flags.SERVED.values()
-        for flag in section
-        if not flag.stands_for and flag.names[0] not in ("help", "version")
+        click.Option(["--not_served", "not_served"], multiple=True),
+        *(
+            click.Option(
+                [f"--{flag.names[0]}", flag.names[0]],
+                type=_TYPES[flag.kind],
+                multiple=flag.names[0] == "set",
+            )
+            for section in flags.SERVED.values()
+            for flag in section
+            if not flag.stands_for and flag.names[0] not in ("help", "version")
+        ),
     ],
     add_help_option=False,
     short_help="Run the server.",

@@ -1,6 +1,5 @@
 """The blocks that say who may come in and what for: authorization, users, permissions, accounts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +35,11 @@ from shardd.config.reading import (
     text_of,
     texts_of,
 )
+from shardd.config.sharing import check_sharing
 from shardd.config.tree import Entry, Place, Section, Value
+from shardd.config.unserved import ACCOUNT_JETSTREAM, check_keys
 from shardd.transform import Transform
+from shardd.values import is_public_nkey
 
 
 @dataclass(slots=True)
@@ -193,9 +195,15 @@ def _user(value: Value, account: str, defaults: Permissions | None, notes: Notes
 
 def _nkey(entry: Entry) -> str:
     text = text_of(entry)
-    if len(text) != 56 or not text.startswith("U"):
+    if not is_public_nkey(text, "U"):
         raise entry.place.error("Not a valid public nkey for a user")
     return text
+
+
+def _account_nkey(entry: Entry) -> None:
+    """Checked only: accounts of a file go by their names."""
+    if not is_public_nkey(text_of(entry), "A"):
+        raise entry.place.error("Not a valid public nkey for an account")
 
 
 def read_authorization(entry: Entry, access: Access, notes: Notes) -> None:
@@ -251,7 +259,7 @@ def read_accounts(entry: Entry, access: Access, notes: Notes) -> None:
     for item in section_of(entry):
         if not item.is_variable:
             _read_account(item, access, notes)
-    _check_imports(access.accounts, entry.place)
+    check_sharing(access.accounts, entry.place)
 
 
 def _add_account(access: Access, account: Account, place: Place) -> None:
@@ -269,7 +277,10 @@ def _read_account(entry: Entry, access: Access, notes: Notes) -> None:
     note = notes.warnings.append
 
     def jetstream(inner: Entry) -> None:
-        if inner.value.value not in (False, "disabled", "disable"):
+        value = inner.value.value
+        if isinstance(value, Section):
+            check_keys(value, ACCOUNT_JETSTREAM)
+        if value not in (False, "disabled", "disable"):
             note(f"{inner.place.file}:{inner.place.line}: JetStream is not served by shardd")
 
     def ignore(inner: Entry) -> None:
@@ -279,7 +290,7 @@ def _read_account(entry: Entry, access: Access, notes: Notes) -> None:
         section_of(entry),
         {
             "users": lambda inner: users.extend(list_of(inner)),
-            "nkey": ignore,
+            "nkey": _account_nkey,
             "exports": setter(fields, "exports", lambda inner: _exports(inner, notes)),
             "imports": setter(fields, "imports", _imports),
             **dict.fromkeys(("mappings", "maps"), setter(fields, "mappings", mappings_of)),
@@ -341,6 +352,7 @@ def _export(value: Value, entry: Entry, notes: Notes) -> StreamExport | ServiceE
         fields["response"] = names[text]
 
     def latency(inner: Entry) -> None:
+        _check_latency(inner)
         notes.warnings.append(
             f"{inner.place.file}:{inner.place.line}: latency of services is not measured"
         )
@@ -368,6 +380,28 @@ def _export(value: Value, entry: Entry, notes: Notes) -> StreamExport | ServiceE
             raise value.place.error("Response types and thresholds are for services only")
         return StreamExport(subject=kinds["stream"], **fields)
     return ServiceExport(subject=kinds["service"], **fields)
+
+
+def _check_latency(entry: Entry) -> None:
+    """A subject, or a block with a subject and how many requests of a hundred are measured."""
+    if not isinstance(entry.value.value, Section):
+        text_of(entry)
+        return
+    found: dict[str, str] = {}
+
+    def sampling(inner: Entry) -> None:
+        value = inner.value.value
+        if isinstance(value, str) and value.lower() == "headers":
+            return
+        text = value.removesuffix("%") if isinstance(value, str) else str(integer_of(inner))
+        if not text.isdigit() or not 1 <= int(text) <= 100:
+            raise inner.place.error("bad sampling percentage, should be 1-100")
+
+    read_section(
+        entry.value.value, {"sampling": sampling, "subject": setter(found, "subject", text_of)}
+    )
+    if not found:
+        raise entry.place.error("Latency subject required, but missing")
 
 
 def _checked_boolean(entry: Entry) -> None:
@@ -414,44 +448,9 @@ def _import(value: Value, entry: Entry) -> StreamImport | ServiceImport:
     if "stream" in sources:
         fields.pop("share", None)
         return StreamImport(**sources["stream"], **fields)
-    if "prefix" in fields:
-        raise value.place.error("A prefix is for streams only")
+    fields.pop("prefix", None)  # means nothing to a service
     found = sources["service"]
     return ServiceImport(account=found["account"], subject=found["subject"], **fields)
-
-
-def _check_imports(accounts: Sequence[Account], place: Place) -> None:
-    """Every import has to find an account that exports it to the importer."""
-    known = {account.name: account for account in accounts}
-    for account in accounts:
-        for each in account.imports:
-            source = known.get(each.account)
-            if source is None:
-                raise place.error(f'"{each.account}" account not found')
-            wanted = StreamExport if isinstance(each, StreamImport) else ServiceExport
-            if not any(
-                isinstance(export, wanted)
-                and covers(export.subject, each.subject)
-                and (export.accounts is None or account.name in export.accounts)
-                for export in source.exports
-            ):
-                what = "stream" if isinstance(each, StreamImport) else "service"
-                raise place.error(
-                    f'Error adding {what} import "{each.subject}": account not authorized'
-                )
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Whether one pattern matches all that another one matches."""
-    wide_tokens, narrow_tokens = wide.split("."), narrow.split(".")
-    for index, token in enumerate(wide_tokens):
-        if token == ">":
-            return index < len(narrow_tokens)
-        if index >= len(narrow_tokens) or narrow_tokens[index] == ">":
-            return False
-        if token != "*" and token != narrow_tokens[index]:
-            return False
-    return len(wide_tokens) == len(narrow_tokens)
 
 
 # --- mappings ---------------------------------------------------------------------------------
@@ -467,6 +466,10 @@ def mappings_of(entry: Entry) -> tuple[SubjectMapping, ...]:
             raise item.place.error(f'Error adding mapping for "{item.key}": invalid subject')
         destinations = _destinations(item)
         for each in destinations:
+            if "*" in each.subject.split("."):  # what a wildcard matched goes by its number
+                raise item.place.error(
+                    f'Error adding mapping for "{item.key}" to "{each.subject}": invalid subject'
+                )
             try:
                 Transform(item.key, each.subject, lambda below: 0)
             except ValueError as error:
@@ -514,4 +517,7 @@ def _destination(value: Value, entry: Entry) -> MappedDestination:
     )
     if "subject" not in fields:
         raise value.place.error(f'A destination of "{entry.key}" has no subject')
+    if "weight" not in fields:
+        subject = fields["subject"]
+        raise value.place.error(f'Missing weight for mapping destination "{subject}"')
     return MappedDestination(**fields)

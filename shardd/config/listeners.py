@@ -32,6 +32,7 @@ from shardd.config.reading import (
     setter,
     text_of,
     texts_of,
+    write_timeout_of,
 )
 from shardd.config.tree import Entry, Place, Section
 from shardd.values import parse_route_url
@@ -95,8 +96,14 @@ def tls_of(entry: Entry, read: ReadBytes, notes: Notes) -> Tls:
         "connection_rate_limit": setter(fields, "rate_limit", integer_of),
         "pinned_certs": setter(fields, "pinned", _pins),
         **dict.fromkeys(("handshake_first", "first", "immediate"), handshake_first),
+        "ocsp_peer": _refused_ocsp,
+        # Of no effect here: what Go would hold back, OpenSSL's own policy decides.
+        "allow_insecure_cipher_suites": _checked_boolean,
+        **dict.fromkeys(("cert_match_by", "cert_match"), _checked_text),  # of Windows' store
     }
     read_section(section_of(entry), readers)
+    if files and pairs:
+        raise entry.place.error("cannot combine 'cert_file' option with 'certs' option")
     if files.get("cert_file") and not files.get("key_file"):
         raise entry.place.error("missing 'key_file' in TLS configuration")
     if files.get("key_file") and not files.get("cert_file"):
@@ -125,6 +132,20 @@ def tls_from_files(
         verify=verify,
         files=(certificate, key),
     )
+
+
+def _refused_ocsp(entry: Entry) -> None:
+    """Ignored, it would let in peers whose certificates have been revoked."""
+    if entry.value.value is not False:
+        raise entry.place.error("ocsp_peer is not served by this version of shardd")
+
+
+def _checked_boolean(entry: Entry) -> None:
+    boolean_of(entry)
+
+
+def _checked_text(entry: Entry) -> None:
+    text_of(entry)
 
 
 def _handshake_first(entry: Entry, notes: Notes) -> float | None:
@@ -249,9 +270,7 @@ def websocket_of(entry: Entry, read: ReadBytes, notes: Notes) -> Websocket:
                 ),
                 setter(fields, "allowed_origins", texts_of),
             ),
-            "handshake_timeout": setter(
-                fields, "handshake_timeout_s", lambda inner: duration_of(inner, notes)
-            ),
+            "handshake_timeout": setter(fields, "handshake_timeout_s", seconds_of),
             **dict.fromkeys(("compress", "compression"), setter(fields, "compression", boolean_of)),
             **dict.fromkeys(("authorization", "authentication"), authorization),
             "jwt_cookie": setter(fields, "jwt_cookie", text_of),
@@ -369,7 +388,7 @@ def cluster_of(entry: Entry, read: ReadBytes, notes: Notes) -> Cluster:
             "write_deadline": setter(
                 fields, "write_deadline_s", lambda inner: duration_of(inner, notes)
             ),
-            "write_timeout": setter(fields, "write_timeout", text_of),
+            "write_timeout": setter(fields, "write_timeout", write_timeout_of),
         },
     )
     if fields.get("permissions") is not None:

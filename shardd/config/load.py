@@ -23,6 +23,7 @@ from shardd.config.reading import (
     Reader,
     boolean_of,
     duration_of,
+    integer_below,
     integer_of,
     listen_of,
     read_section,
@@ -35,9 +36,12 @@ from shardd.config.syntax import parse
 from shardd.config.tree import Entry, Section
 from shardd.config.unserved import BLOCKS, SETTINGS, read_unserved
 from shardd.errors import ConfigError
+from shardd.values import is_public_nkey
 
 _FILE_BYTES_MAX: Final = 64 * 1_048_576  # a preload of many accounts is large, a mistake is larger
 _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
+_PORT: Final = re.compile(r"-?[0-9]+", re.ASCII)
+_JWT: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]+", re.ASCII)
 _ADDRESSES: Final = ("listen", "host", "net")
 _SHARDD_KEYS: Final = ("workers", "pin", "balance", "ring_size", "heartbeat_silence")
 _LAME_DUCK_S_MIN: Final = 30.0
@@ -90,7 +94,8 @@ def load_setting(key: str, value: str) -> Mapping[str, Any]:
     if not all(_NAME.fullmatch(name) for name in names):
         raise ConfigError(f'unknown setting "{key}"')
     # An address may begin with a bracket, which would begin a list.
-    text = f"'{value}'" if names[-1].lower() in _ADDRESSES and "'" not in value else value
+    is_address = names[-1].lower() in _ADDRESSES and not _PORT.fullmatch(value)
+    text = f"'{value}'" if is_address and "'" not in value else value
     inner = f"{names[-1]}: {text}"
     for name in reversed(names[:-1]):
         inner = f"{name} {{ {inner} }}"
@@ -167,11 +172,11 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
     add("pid_file pidfile", "pid_file", text_of)
     add("ports_file_dir", "ports_file_dir", text_of)
     add("max_connections max_conn", "max_connections", integer_of)
-    add("max_payload", "max_payload", integer_of)
+    add("max_payload", "max_payload", integer_below(1 << 31))
     add("max_pending", "max_pending", integer_of)
-    add("max_control_line", "max_control_line", integer_of)
+    add("max_control_line", "max_control_line", integer_below(1 << 31))
     add("max_subscriptions max_subs", "max_subscriptions", integer_of)
-    add("max_subscription_tokens max_sub_tokens", "max_subscription_tokens", integer_of)
+    add("max_subscription_tokens max_sub_tokens", "max_subscription_tokens", integer_below(256, 0))
     add("ping_interval", "ping_interval_s", duration)
     add("ping_max", "ping_max", integer_of)
     add("write_deadline", "write_deadline_s", duration)
@@ -212,7 +217,8 @@ def _address_readers(fields: dict[str, Any]) -> dict[str, Reader]:
     readers: dict[str, Reader] = {"listen": listen}
     readers["http"] = monitor("http_port")
     readers["https"] = monitor("https_port")
-    readers["no_system_account"] = readers["no_system"] = no_system_account
+    for name in ("no_system_account", "no_system", "no_sys_acc"):
+        readers[name] = no_system_account
     readers["trace_verbose"] = trace_verbose
     for names, field, read in (
         ("http_port monitor_port", "http_port", integer_of),
@@ -332,6 +338,8 @@ def _operator_readers(operator: dict[str, Any], fields: dict[str, Any]) -> dict[
         for each in section_of(entry):
             if not each.is_variable:
                 claims[each.key] = text_of(each).strip()
+                if not _JWT.fullmatch(claims[each.key]):
+                    raise each.place.error("invalid account JWT")
         operator["preload"] = claims
 
     return {
@@ -340,9 +348,21 @@ def _operator_readers(operator: dict[str, Any], fields: dict[str, Any]) -> dict[
         ),
         **dict.fromkeys(("resolver", "account_resolver", "accounts_resolver"), resolver),
         "resolver_preload": preload,
-        **dict.fromkeys(("trusted", "trusted_keys"), setter(operator, "trusted_keys", texts_of)),
+        **dict.fromkeys(
+            ("trusted", "trusted_keys"), setter(operator, "trusted_keys", _operator_keys)
+        ),
         "resolver_pinned_accounts": _checked_texts,
     }
+
+
+def _operator_keys(entry: Entry) -> tuple[str, ...]:
+    keys = texts_of(entry)
+    for key in keys:
+        if not is_public_nkey(key, "O"):
+            raise entry.place.error(
+                f'trust key "{key}" required to be a valid public operator nkey'
+            )
+    return keys
 
 
 def _checked_texts(entry: Entry) -> None:

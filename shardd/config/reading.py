@@ -5,15 +5,18 @@ some value refers to it as a variable. Messages name the key's place and never a
 be a secret.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from shardd.config.tree import Entry, Place, Section, Value
 from shardd.values import parse_duration
 
 Reader = Callable[[Entry], None]
+
+_PORT: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 _KINDS: Mapping[type, str] = {
     bool: "a boolean",
@@ -131,13 +134,32 @@ def listen_of(entry: Entry) -> dict[str, Any]:
         return {"port": value}
     text = text_of(entry)
     host, colon, port = text.rpartition(":")
-    try:
-        if not colon:
-            return {"port": int(text)}
-        number = int(port)
-    except ValueError:
-        raise entry.place.error(f'could not parse address string "{text}"') from None
-    return {"host": host, "port": number} if host else {"port": number}
+    is_bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not colon or is_bare or not _PORT.fullmatch(port):
+        raise entry.place.error(f'could not parse address string "{text}"')
+    return {"host": host, "port": int(port)} if host else {"port": int(port)}
+
+
+def integer_below(limit: int, lowest: int | None = None) -> Callable[[Entry], int]:
+    """A reader of integers that nats-server keeps in fewer bits."""
+
+    def read(entry: Entry) -> int:
+        number = integer_of(entry)
+        if number >= limit:
+            raise entry.place.error(f"{entry.key} value is too big")
+        if lowest is not None and number < lowest:
+            raise entry.place.error(f"{entry.key} value can not be negative")
+        return number
+
+    return read
+
+
+def write_timeout_of(entry: Entry) -> str:
+    """What happens to a peer that takes no byte in time."""
+    text = text_of(entry)
+    if text.lower() not in ("default", "close", "retry"):
+        raise entry.place.error(f"{entry.key} must be 'default', 'close' or 'retry'")
+    return text
 
 
 def mismatch(place: Place, key: str, expected: str, value: Value) -> Exception:

@@ -140,9 +140,7 @@ class _Reader:
             self._skip_blanks()
         elif self._peek() in ("\n", "#") or self._text.startswith("//", self._at):
             self._skip_space()
-            if self._peek() != "{":
-                raise self._error("Expected value but found new line")
-        if self._peek() == "\n":
+        if has_separator and self._peek() == "\n":
             self._at += 1
             raise self._error("Expected value but found new line")
         value = self._value(depth)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.frame cimport Message
-from shardd.router.sublist cimport Subscriber, Subscription
+from shardd.router.sublist cimport Sublist, Subscriber, Subscription
 
 # One account that has mappings or imports.
 @cython.final
@@ -33,6 +33,7 @@ cdef class Space:
 @cython.final
 cdef class Shadow:
     cdef Dispatcher dispatcher
+    cdef Sublist _sublist                  # held: the collector may clear the dispatcher
     cdef Subscription* _parent
     cdef Subscription* _own
     cdef Subscriber _subscriber
@@ -44,12 +45,12 @@ cdef class Shadow:
     ) except -1
     cdef int deliver(self, Message* message) except -1
     cdef int end(self) except -1
-    cdef int limit(self, uint64_t max_deliveries) except -1
 
 # Where responses to imported services come in, in one exporting account.
 @cython.final
 cdef class Inbox:
     cdef Spaces spaces
+    cdef Sublist _sublist                  # as above
     cdef Subscription* _own
     cdef Subscriber _subscriber
 

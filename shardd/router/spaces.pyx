@@ -247,6 +247,7 @@ cdef class Shadow:
 
     def __init__(self, Dispatcher dispatcher not None, object transform):
         self.dispatcher = dispatcher
+        self._sublist = dispatcher.sublist
         self._transform = transform
         self._subjects = {}
         self._subscriber.owner = <void*>self
@@ -255,28 +256,27 @@ cdef class Shadow:
 
     def __dealloc__(self):
         if self._own != NULL:
-            self.dispatcher.sublist.remove(self._own)
+            self._sublist.remove(self._own)
 
     cdef int begin(
         self, Subscription* parent, uint32_t account, bytes subject, bytes queue
     ) except -1:
         self._parent = parent
-        self._own = self.dispatcher.sublist.insert(
+        self._own = self._sublist.insert(
             account, data(subject), PyBytes_GET_SIZE(subject),
             data(queue) if queue is not None else NULL,
             PyBytes_GET_SIZE(queue) if queue is not None else 0,
             self._parent.sid, self._parent.sid_len, &self._subscriber)
-        self._own.max_deliveries = self._parent.max_deliveries
 
     cdef int deliver(self, Message* message) except -1:
-        """Hand a message to the importing subscription under the importer's subject."""
+        """Hand a message to the importing subscription under the importer's subject. It counts
+        there: a maximum is one of all that arrives."""
         cdef Message local
         cdef bytes subject
         if self._parent.is_removed:
             return 0
         if self._transform is None:
-            return self._parent.subscriber.deliver(
-                self._parent.subscriber.owner, self._parent, message)
+            return self.dispatcher._deliver(self._parent, message)
         there = message.subject[:message.subject_len]
         subject = self._subjects.get(there)
         if subject is None:
@@ -287,18 +287,12 @@ cdef class Shadow:
         local = message[0]
         local.subject = data(subject)
         local.subject_len = PyBytes_GET_SIZE(subject)
-        return self._parent.subscriber.deliver(
-            self._parent.subscriber.owner, self._parent, &local)
+        return self.dispatcher._deliver(self._parent, &local)
 
     cdef int end(self) except -1:
         if self._own != NULL:
-            self.dispatcher.sublist.remove(self._own)
+            self._sublist.remove(self._own)
             self._own = NULL
-
-    cdef int limit(self, uint64_t max_deliveries) except -1:
-        """The subscription ends after so many deliveries."""
-        if self._own != NULL:
-            self._own.max_deliveries = max_deliveries
 
 
 cdef int _deliver_shadow(void* owner, Subscription* subscription, Message* message) except -1:
@@ -317,23 +311,24 @@ cdef class Inbox:
     def __init__(self, Spaces spaces not None, uint32_t account):
         cdef bytes subject = spaces.prefix + b"*"
         self.spaces = spaces
+        self._sublist = spaces.dispatcher.sublist
         self._subscriber.owner = <void*>self
         self._subscriber.deliver = _deliver_inbox
         self._subscriber.expire = _expire_inbox
-        self._own = spaces.dispatcher.sublist.insert(
+        self._own = self._sublist.insert(
             account, data(subject), PyBytes_GET_SIZE(subject), NULL, 0, b"1", 1,
             &self._subscriber)
 
     def __dealloc__(self):
         if self._own != NULL:
-            self.spaces.dispatcher.sublist.remove(self._own)
+            self._sublist.remove(self._own)
 
     cdef int deliver(self, Message* message) except -1:
         return self.spaces.respond(message)
 
     cdef int end(self) except -1:
         if self._own != NULL:
-            self.spaces.dispatcher.sublist.remove(self._own)
+            self._sublist.remove(self._own)
             self._own = NULL
 
 

@@ -175,10 +175,7 @@ cdef class Connection(Life):
             queue = operation.queue[:operation.queue_len] if operation.queue_len else b""
             self.trace_in("SUB", operation.subject[:operation.subject_len], queue,
                           operation.sid[:operation.sid_len])
-        if self.subscriptions_max >= 0 and <int64_t>self._sids.count >= self.subscriptions_max:
-            return self.refuse(errors.ERR_MAX_SUBSCRIPTIONS)
-        if subject_kind(operation.subject, operation.subject_len) == SUBJECT_INVALID:
-            return self.refuse(errors.ERR_INVALID_SUBJECT)
+        # In this order: a client hears of what it may not before what cannot be.
         if self.permissions is not None and not self.may_subscribe(operation):
             return 0
         if operation.queue_len == 5 and operation.queue[0] == c'_':
@@ -190,6 +187,10 @@ cdef class Connection(Life):
             operation.subject, operation.subject_len
         ) > shared.subscription_tokens_max:
             return self.refuse(session.tokens_refusal(operation.subject[:operation.subject_len]))
+        if self.subscriptions_max >= 0 and <int64_t>self._sids.count >= self.subscriptions_max:
+            return self.refuse(errors.ERR_MAX_SUBSCRIPTIONS)
+        if subject_kind(operation.subject, operation.subject_len) == SUBJECT_INVALID:
+            return self.refuse(errors.ERR_INVALID_SUBJECT)
         self.subscribe(operation)
         if self.verbose:
             self.say_after_interest(b"+OK\r\n", 5)

@@ -344,7 +344,10 @@ cdef class Life(Reader):
     def recheck(self, previous: object) -> None:
         """A reload has made another gate: may it stay, and as whom?"""
         cdef object gate = self.shared.gate
-        if self.is_closed or self.admission is None or self.is_waiting:
+        if self.is_closed:
+            return
+        self.limits.control_line_max = self.shared.limits.control_line_max
+        if self.admission is None or self.is_waiting:
             return
         verdict, identity = gate.recheck(self.admission.identity, self._credentials(), previous)
         if verdict is Verdict.REMOVED:

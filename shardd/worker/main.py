@@ -420,8 +420,10 @@ class Worker:
         """Close as many clients as are due by now."""
         assert self._lame_duck is not None
         for _ in range(self._lame_duck.due(time.monotonic())):
-            for connection in self._connections()[:1]:
-                connection.close(CloseReason.SERVER_SHUTDOWN)
+            connection = next(iter(self._shared.connections.values()), None)
+            if connection is None:
+                return
+            connection.close(CloseReason.SERVER_SHUTDOWN)
 
     def _reopen_log(self) -> None:
         try:

@@ -177,11 +177,7 @@ cdef class Receiver(Outbound):
 
     cdef int limit(self, Subscription* subscription, uint64_t max_deliveries) except -1:
         """End a subscription, and what it imports, after so many deliveries."""
-        cdef Shadow shadow
         subscription.max_deliveries = max_deliveries
-        if self._shadows is not None:
-            for shadow in self._shadows.get(<size_t>subscription, ()):
-                shadow.limit(max_deliveries)
 
     cdef int _import(self, Subscription* subscription) except -1:
         """Subscribe to what the account imports of this subscription's subject."""

@@ -79,6 +79,7 @@ cdef class Shared:
         self.ping_interval_ms = <uint64_t>(config.ping_interval_s * 1000)
         self.first_ping_ms = min(self.ping_interval_ms, <uint64_t>(limits.FIRST_PING_S * 1000))
         self.pings_out_max = config.ping_max
+        self.outbounds.write_deadline_ms = <uint64_t>(config.write_deadline_s * 1000)
         self.drops_instead_of_stalling = config.no_fast_producer_stall
         self.has_headers = not config.no_header_support
         self.is_tracing = config.trace

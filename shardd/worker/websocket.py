@@ -23,8 +23,11 @@ from shardd.errors import CloseReason
 from shardd.layer import Cookies, Layer, LayerError
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_NOT_SERVED: Final = ("/mqtt", "/leafnode")  # where nats-server's listener speaks other protocols
 _DATA: Final = (Opcode.BINARY, Opcode.TEXT, Opcode.CONT)
-_READ_BYTES: Final = 65_536
+# Where the plaintext of TLS stands until WebSocket has taken it, one after the other: one place for
+# all connections of a process.
+_ROOM: Final = memoryview(bytearray(65_536))
 
 
 class WebsocketLayer:
@@ -61,8 +64,14 @@ class WebsocketLayer:
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""
         self._protocol.receive_data(bytes(data))
-        for event in self._protocol.events_received():
+        events = self._protocol.events_received()
+        for event in events:
             if isinstance(event, Request):
+                if len(events) > 1:
+                    raise LayerError(
+                        CloseReason.PROTOCOL_VIOLATION,
+                        "websocket handshake error: frames before the handshake was complete",
+                    )
                 self._upgrade(event)
             elif isinstance(event, Frame) and event.opcode in _DATA:
                 if len(event.data):
@@ -121,6 +130,12 @@ class WebsocketLayer:
             raise LayerError(
                 CloseReason.PROTOCOL_VIOLATION, "websocket handshake error: origin not allowed"
             )
+        if request.path.partition("?")[0] in _NOT_SERVED:
+            self._protocol.send_response(self._protocol.reject(404, "not served here\n"))
+            raise LayerError(
+                CloseReason.PROTOCOL_VIOLATION,
+                f"websocket handshake error: {request.path.partition('?')[0]} is not served",
+            )
         response = self._protocol.accept(request)
         if response.status_code == 101:
             for name, value in self._websocket.headers:
@@ -174,7 +189,6 @@ class Stacked:
     def __init__(self, outer: Layer, inner: Layer) -> None:
         self._outer = outer
         self._inner = inner
-        self._room = memoryview(bytearray(_READ_BYTES))
 
     @property
     def is_open(self) -> bool:
@@ -208,9 +222,9 @@ class Stacked:
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""
         self._outer.receive(data)
-        while self._outer.is_open and (got := self._outer.read_into(self._room)):
+        while self._outer.is_open and (got := self._outer.read_into(_ROOM)):
             try:
-                self._inner.receive(self._room[:got])
+                self._inner.receive(_ROOM[:got])
             finally:
                 self._pass_on()
 

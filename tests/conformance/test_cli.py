@@ -171,7 +171,6 @@ def test_the_program_itself_shows_its_version(flag):
         (["start", "-t"], b"must specify file to validate with -t"),
         (["start", "-sl", "nope"], b'unknown signal "nope"'),
         (["signal", "stop=x"], b"could not read pid file x: no such file or directory"),
-        (["start", "-js"], b"this version of shardd does not serve -js (JetStream)"),
         (["start", "--tls"], b"TLS Server certificate must be present and valid"),
         (["start", "-p", "70000"], b"port: 70000 is not between 1 and 65535"),
         (["start", "--set", "bogus=1"], b'--set:1:0: unknown field "bogus"'),
@@ -399,7 +398,7 @@ def test_a_server_that_goes_away_ends_a_subscription_with_one_line(background, n
         with connection, connection.makefile("rb") as lines:
             connection.sendall(b'INFO {"max_payload":1048576,"headers":true} \r\n')
             answers = 0
-            while answers < 2:  # the PINGs of connecting and of subscribing
+            while answers < 3:  # the PING of connecting, and two of subscribing
                 if lines.readline() == b"PING\r\n":
                     connection.sendall(b"PONG\r\n")
                     answers += 1

@@ -239,3 +239,34 @@ def test_a_right_to_answer_that_ends_at_once_is_not_one_for_ever(enter) -> None:
         return publish_violation(b"inbox.1") in responder.read_until(b"PONG\r\n")
 
     wait_until(is_refused, "the end of the right to answer")
+
+
+def test_a_subscription_that_may_not_be_is_refused_for_that_before_anything_else(
+    serve: Serve, dial: Dial
+) -> None:
+    server = serve(
+        """max_subscriptions: 1
+        max_subscription_tokens: 2
+        authorization { users: [
+          {user: a, password: x, permissions: {subscribe: ["a.>", "b"]}}
+        ] }"""
+    )
+    client = dial(server).connect(user="a", **{"pass": "x"})
+    client.subscribe(b"b", b"1")
+    for subject, queue in ((b"c", b""), (b"a..b", b""), (b"c.d.e", b""), (b"a.x", b"_sys_")):
+        client.send(b"SUB %b %b 2\r\n" % (subject, queue))
+        client.expect_error(subscribe_violation(subject, queue))
+    client.send(b"SUB a.b.c 2\r\n")
+    client.expect_error(subscribe_violation(b"a.b.c") + b", too many tokens")
+    client.send(b"SUB a.b 2\r\n")
+    client.expect_error(b"maximum subscriptions exceeded")
+
+
+def test_a_limit_is_told_before_a_subject_that_is_none(serve: Serve, dial: Dial) -> None:
+    server = serve("max_subscriptions: 1\n")
+    client = dial(server).connect()
+    client.send(b"SUB a..b 1\r\n")
+    client.expect_error(b"Invalid Subject")
+    client.subscribe(b"b", b"1")
+    client.send(b"SUB a..b 2\r\n")
+    client.expect_error(b"maximum subscriptions exceeded")

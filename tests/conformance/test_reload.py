@@ -1,6 +1,7 @@
 """A running server reads its configuration anew: what changes at once, and what refuses it all."""
 
 import os
+import re
 import signal
 
 import bcrypt
@@ -208,3 +209,49 @@ def test_another_hash_of_the_same_password_lets_its_clients_stay(serve: Serve, d
     assert "Reloaded server configuration" in server.reload(users(b"other"))
     for client in clients:
         client.expect_fatal(b"Authorization Violation")
+
+
+def test_a_shorter_control_line_holds_for_those_who_are_in(serve: Serve, dial: Dial) -> None:
+    server = serve(USERS)
+    clients = [join(dial, server, "stays") for _ in range(4)]
+    for client in clients:
+        client.send(b"SUB ", b"a" * 100, b" 1\r\n")
+        client.ping()
+    assert "Reloaded" in server.reload(f"max_control_line: 64\n{USERS}")
+    for client in clients:
+        client.send(b"SUB ", b"b" * 30, b" 2\r\n")
+        client.ping()
+        client.send(b"SUB ", b"c" * 100, b" 3\r\n")
+        client.expect_fatal(b"maximum control line exceeded")
+
+
+def test_a_longer_control_line_holds_for_those_who_are_in(serve: Serve, dial: Dial) -> None:
+    server = serve(f"max_control_line: 512\n{USERS}")
+    client = join(dial, server, "stays")
+    assert "Reloaded" in server.reload(f"max_control_line: 8kb\n{USERS}")
+    client.subscribe(b"a" * 4000, b"1")
+
+
+def test_a_new_write_deadline_holds_for_who_comes_after(serve: Serve, dial: Dial) -> None:
+    server = serve(f"max_payload: 1mb\n{USERS.replace('max_payload: 1000', '')}")
+    assert "Reloaded" in server.reload(
+        f'write_deadline: "300ms"\nmax_payload: 1mb\n{USERS.replace("max_payload: 1000", "")}'
+    )
+    slow = dial(server, receive_bytes=4096).connect(user="stays", **{"pass": "x"})
+    slow.subscribe(b"much", b"1")
+    publisher = join(dial, server, "stays")
+    for _ in range(20):
+        publisher.publish(b"much", b"x" * 1_000_000)
+    wait_until(lambda: "Slow Consumer" in server.log_text(), "the deadline to pass")
+    assert re.search(r"WriteDeadline of (0\.3s|300ms)", server.log_text())
+
+
+def test_who_has_to_come_through_a_proxy_from_now_on_is_refused(serve: Serve, dial: Dial) -> None:
+    text = "authorization { users: [ {user: a, password: x, proxy_required: %s} ] }"
+    server = serve(text % "false")
+    client = dial(server).connect(user="a", **{"pass": "x"})
+    assert "Reloaded" in server.reload(text % "true")
+    client.expect_fatal(b"Authorization Violation")
+    late = dial(server)
+    late.send(b'CONNECT {"user":"a","pass":"x"}\r\n')
+    late.expect_fatal(b"Authorization Violation")

@@ -99,12 +99,18 @@ def test_parsing_stops_at_a_lone_dash():
 
 
 @pytest.mark.parametrize("flag", NOT_SERVED, ids=lambda flag: flag.names[-1])
-def test_a_flag_of_nats_server_that_is_not_served_says_so(flag):
+def test_a_flag_of_nats_server_that_is_not_served_is_one_warning(flag):
     value = {Kind.BOOLEAN: "true", Kind.INTEGER: "1", Kind.TEXT: "x"}[flag.kind]
+    off = {Kind.BOOLEAN: ["false"], Kind.INTEGER: ["0"], Kind.TEXT: []}[flag.kind]
     for name in flag.names:
-        expected = f"does not serve --{name} ({flag.text})"
-        with pytest.raises(ConfigError, match=re.escape(expected)):
-            normalise([f"--{name}={value}"])
+        words = normalise([f"--{name}={value}", "-p", "5"])
+        assert words == [f"--not_served=--{name} ({flag.text})", "--port=5"]
+        assert all(normalise([f"--{name}={each}"]) == [] for each in off)
+    config = build_config({"not_served": ("-m (monitoring)", "-js (JetStream)")})
+    assert config.warnings == (
+        "-m (monitoring) is not served by this version of shardd",
+        "-js (JetStream) is not served by this version of shardd",
+    )
 
 
 def spell(draw, flag, value):

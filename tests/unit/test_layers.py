@@ -45,7 +45,8 @@ LAYERS: Final = (
             "config": (
                 ("ciphers", "model", "streaming", "tree"),
                 ("core", "reading", "syntax"),
-                ("access", "unserved"),
+                ("sharing", "unserved"),
+                ("access",),
                 ("listeners",),
                 ("load",),
             )
@@ -94,7 +95,7 @@ LAYERS: Final = (
                 ("sublist",),
                 ("bell", "dispatch", "sublist_probe"),
                 ("local", "mesh", "spaces"),
-                ("control",),
+                ("control", "spaces_probe"),
             )
         },
     ),
