@@ -110,6 +110,9 @@ ROUTE_PAYLOAD_BYTES_MAX: Final = 128 * 1_048_576
 # A remote host is one bit of a 64-bit mask in the index of what other hosts want.
 PEERS_MAX: Final = 64
 
+# Connections to monitoring over HTTP: tools keep one or two each, and a page six.
+MONITORING_CONNECTIONS_MAX: Final = 128
+
 # Questions of `shardd routes` and its like: how many at once, and how long either side waits for
 # the other to go on.
 INQUIRIES_MAX: Final = 8

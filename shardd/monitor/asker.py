@@ -7,7 +7,7 @@ is just being replaced has no clients to tell of.
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Asker:
 
     def __init__(self, paths: Mapping[int, Path]) -> None:
         self._paths = paths
+        # A process answers so many at a time, those of others among them.
+        self._turns = {slot: asyncio.Semaphore(limits.INQUIRIES_MAX // 2) for slot in paths}
 
     async def ask(self, slots: Iterable[int], question: Mapping[str, Any]) -> list[list[Part]]:
         """The parts of each answer, in the order of the slots; empty parts are left out, and so
@@ -43,7 +45,7 @@ class Asker:
         if path is None:
             return None
         try:
-            async with asyncio.timeout(limits.INQUIRY_S_MAX):
+            async with self._turns[slot], asyncio.timeout(limits.INQUIRY_S_MAX):
                 return await _converse(path, question)
         except (OSError, TimeoutError, EOFError, ValueError) as error:
             _log.debug("process %d does not answer %s: %r", slot, question.get("ask"), error)
@@ -69,8 +71,3 @@ async def _converse(path: Path, question: Mapping[str, Any]) -> list[Part]:
                 parts.append(part)
     finally:
         writer.close()
-
-
-def members(mask: int, among: Sequence[int]) -> list[int]:
-    """Those of some slots whose bit is set."""
-    return [slot for slot in among if mask >> slot & 1]

@@ -9,7 +9,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psutil
@@ -19,7 +18,8 @@ from shardd.config.core import Config
 from shardd.host import HostSetup
 from shardd.moments import time_text
 from shardd.monitor.asker import Asker
-from shardd.reports import accountz, connz, subsz, varz
+from shardd.reports import accountz, connz, processz, subsz, varz
+from shardd.reports.processz import ProcessFacts
 from shardd.reports.query import QueryError
 from shardd.slots import State
 
@@ -27,20 +27,6 @@ Result = TypeVar("Result")
 
 # Answers about processes are kept this long: a scrape storm asks the kernel once.
 _KEEP_S: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessFacts:
-    """One process of the host."""
-
-    index: int
-    name: str
-    pid: int
-    state: str
-    memory_bytes: int
-    cpu_percent: float  # since the last look
-    cpu_seconds: float
-    counters: dict[str, int]
 
 
 class Gathering:
@@ -137,6 +123,10 @@ class Gathering:
             "routes": [],
         }
 
+    def make_processz(self) -> dict[str, Any]:
+        """`/processz`."""
+        return processz.document(self.processes(), self.server_id, time.time_ns())
+
     def health(self) -> tuple[bool, str]:
         """Whether the host serves, or why not."""
         slots = self._setup.slots
@@ -181,10 +171,25 @@ class Gathering:
                     cpu_percent=process.cpu_percent(),
                     cpu_seconds=times.user + times.system,
                     counters=slots.counters(index) if has_slot else {},
+                    ring_used_bytes=self._ring_used(index) if has_slot else 0,
+                    ring_bytes=self._setup.rings[index].size if has_slot else 0,
                 )
         except psutil.Error:
             self._processes.pop(index, None)
             return None  # just being replaced
+
+    def _ring_used(self, index: int) -> int:
+        """Bytes in a process's ring that not all others have read."""
+        slots, ring = self._setup.slots, self._setup.rings[index]
+        ready = slots.ready()
+        cursors = [
+            ring.cursor(peer)
+            for peer in range(slots.count)
+            if peer != index and ready >> peer & 1
+        ]
+        if not cursors or not ready >> index & 1:
+            return 0
+        return min(max(ring.published - min(cursors), 0), ring.size)
 
     async def _host_facts(self) -> varz.HostFacts:
         setup = self._setup

@@ -1,10 +1,12 @@
 """The HTTP side of monitoring: paths to documents, in the form that nats-server gives them.
 
 HTTP itself is aiohttp's. A client that is slow, or that asks without end, costs this process alone:
-few answers are made at the same time, connections are counted, and whoever does not read is let go.
+few answers are made at the same time, connections are counted, and whoever does not read is let go
+(`visitors`).
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 import time
@@ -15,7 +17,8 @@ from aiohttp import web
 
 from shardd.monitor.gathering import Gathering
 from shardd.monitor.metrics import CONTENT_TYPE, Metrics
-from shardd.monitor.page import PAGE
+from shardd.monitor.page import HEADERS, page
+from shardd.monitor.visitors import Visitors
 from shardd.reports import absent, accountz, connz, healthz, subsz
 from shardd.reports.documents import Document, encode, encode_line
 from shardd.reports.query import Query, QueryError
@@ -24,6 +27,9 @@ from shardd.reports.query import Query, QueryError
 _ANSWERS_MAX: Final = 8
 _KEEP_ALIVE_S: Final = 30.0
 _HEADER_BYTES_MAX: Final = 8192
+
+_log = logging.getLogger("shardd.monitor")
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -39,9 +45,11 @@ class Monitoring:
     def __init__(self, gathering: Gathering, metrics: Metrics, base_path: str) -> None:
         self._gathering = gathering
         self._metrics = metrics
+        self._page_text = page()
         self._turn = asyncio.Semaphore(_ANSWERS_MAX)
         self._base = "/" + base_path.strip("/") if base_path.strip("/") else ""
         self._runner: web.AppRunner | None = None
+        self._visitors: Visitors | None = None
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
         """Serves what comes in at the listener."""
@@ -56,12 +64,18 @@ class Monitoring:
             keepalive_timeout=_KEEP_ALIVE_S,
             max_line_size=_HEADER_BYTES_MAX,
             max_field_size=_HEADER_BYTES_MAX,
+            lingering_time=0.0,
+            logger=_log,
         )
         await self._runner.setup()
-        await web.SockSite(self._runner, listener, ssl_context=context).start()
+        assert self._runner.server is not None
+        self._visitors = Visitors(listener, context, self._runner.server)
+        self._visitors.start()
 
     async def stop(self) -> None:
         """Answers no more."""
+        if self._visitors is not None:
+            self._visitors.stop()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -76,6 +90,7 @@ class Monitoring:
             "accountz": self._accountz,
             "accstatz": self._accstatz,
             "healthz": self._healthz,
+            "processz": self._processz,
             "metrics": self._prometheus,
         }
         for name, make in absent.DOCUMENTS.items():
@@ -85,6 +100,8 @@ class Monitoring:
     def _counted(self, path: str, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             self._gathering.requests[path] += 1
+            if self._visitors is not None:
+                self._visitors.note(request.transport)
             async with self._turn:
                 return await handler(request)
 
@@ -100,6 +117,9 @@ class Monitoring:
 
     async def _subsz(self, request: web.Request) -> web.Response:
         return _answer(await self._gathering.make_subsz(subsz.read_query(_query(request))))
+
+    async def _processz(self, _: web.Request) -> web.Response:
+        return _answer(self._gathering.make_processz())
 
     async def _routez(self, request: web.Request) -> web.Response:
         query = _query(request)
@@ -134,7 +154,7 @@ class Monitoring:
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=PAGE, content_type="text/html")
+        return web.Response(text=self._page_text, content_type="text/html", headers=HEADERS)
 
 
 @web.middleware

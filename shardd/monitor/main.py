@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from typing import Any, Final
+from typing import Any
 
 import uvloop
 
@@ -25,10 +25,9 @@ from shardd.monitor.member import Member
 from shardd.monitor.metrics import Metrics
 from shardd.monitor.system import SystemService
 from shardd.orders import LameDuck, Reload
+from shardd.pulse import Pulse
 from shardd.slots import State
 from shardd.tls import server_context
-
-_TICK_S: Final = 0.05
 
 log = logging.getLogger("shardd.monitor")
 
@@ -49,6 +48,7 @@ class Monitor:
         self._http = Monitoring(self._gathering, self._metrics, setup.config.http_base_path)
         self._member = Member(setup, index, loop, self._on_message, self._on_complete)
         self._system = self._make_system()
+        self._pulse = Pulse(setup.slots, index, loop, self._member.tick)
 
     def _make_system(self) -> SystemService | None:
         """The service in the system account, if there is one."""
@@ -67,7 +67,7 @@ class Monitor:
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
         self._member.start()
         self._notify_supervisor()
-        self._tick()
+        self._pulse.beat()
 
     def stop(self) -> None:
         """Answer no more, and end."""
@@ -127,11 +127,6 @@ class Monitor:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.fail(error)
-
-    def _tick(self) -> None:
-        self._loop.call_later(_TICK_S, self._tick)
-        self._setup.slots.beat(self._index)
-        self._member.tick()
 
     def _notify_supervisor(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -18,8 +18,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from shardd.host import HostSetup
-from shardd.monitor.gathering import Gathering, ProcessFacts
+from shardd.monitor.gathering import Gathering
 from shardd.reports.accountz import AccountFacts
+from shardd.reports.processz import ProcessFacts, label
 from shardd.version import NATS_VERSION, SHARDD_VERSION
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -70,7 +71,6 @@ class Metrics:
                 [
                     *self._server(),
                     *_of_processes(processes),
-                    *self._rings(),
                     *_of_accounts(accounts),
                     *_of_routes(routes["routes"]),
                 ]
@@ -99,27 +99,6 @@ class Metrics:
             "shardd_ready", "1 while the server serves", float(self._gathering.health()[0])
         )
 
-    def _rings(self) -> Iterator[Metric]:
-        """How full each process's ring is."""
-        setup = self._setup
-        used = GaugeMetricFamily(
-            "shardd_ring_used_bytes", "Bytes in the ring not yet read by all", labels=["process"]
-        )
-        size = GaugeMetricFamily("shardd_ring_size_bytes", "Size of a ring", labels=["process"])
-        ready = setup.slots.ready()
-        for index, ring in enumerate(setup.rings):
-            cursors = [
-                ring.cursor(peer)
-                for peer in range(setup.slots.count)
-                if peer != index and ready >> peer & 1
-            ]
-            name = [_label(setup.name_of(index))]
-            lag = ring.published - min(cursors) if cursors and ready >> index & 1 else 0
-            used.add_metric(name, float(min(max(lag, 0), ring.size)))
-            size.add_metric(name, float(ring.size))
-        yield used
-        yield size
-
 
 class _Families(Collector):
     """Families that are made already."""
@@ -139,17 +118,24 @@ def _of_processes(processes: Iterable[ProcessFacts]) -> Iterator[Metric]:
             for each in processes:
                 if counter in each.counters:
                     value = each.counters[counter] * _SCALES.get(counter, 1)
-                    family.add_metric([_label(each.name)], value)
+                    family.add_metric([label(each.name)], value)
             yield family
     cpu = CounterMetricFamily("shardd_cpu_seconds", "Processor time used", labels=["process"])
     memory = GaugeMetricFamily(
         "shardd_memory_bytes", "Resident memory, what is shared counted once", labels=["process"]
     )
+    used = GaugeMetricFamily(
+        "shardd_ring_used_bytes", "Bytes in the ring not yet read by all", labels=["process"]
+    )
+    size = GaugeMetricFamily("shardd_ring_size_bytes", "Size of the ring", labels=["process"])
     for each in processes:
-        cpu.add_metric([_label(each.name)], each.cpu_seconds)
-        memory.add_metric([_label(each.name)], each.memory_bytes)
-    yield cpu
-    yield memory
+        name = [label(each.name)]
+        cpu.add_metric(name, each.cpu_seconds)
+        memory.add_metric(name, each.memory_bytes)
+        if each.ring_bytes:
+            used.add_metric(name, each.ring_used_bytes)
+            size.add_metric(name, each.ring_bytes)
+    yield from (cpu, memory, used, size)
 
 
 def _of_accounts(accounts: dict[str, AccountFacts]) -> Iterator[Metric]:
@@ -195,8 +181,3 @@ def _of_routes(rows: Iterable[dict[str, Any]]) -> Iterator[Metric]:
 
 def _names(row: dict[str, Any]) -> list[str]:
     return [str(row["rid"]), row["remote_id"], row["remote_name"]]
-
-
-def _label(name: str) -> str:
-    """`Worker 0` as a label has it: `worker-0`."""
-    return name.lower().replace(" ", "-")

@@ -25,6 +25,7 @@ from shardd.inquiry import Inquiries, Part
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
+from shardd.pulse import Pulse
 from shardd.router.control import Control
 from shardd.router.doorbell import Doorbell
 from shardd.router.mesh import Mesh
@@ -42,7 +43,6 @@ from shardd.sockets import error_text, plain_address
 from shardd.tls import TlsLayer, client_context, server_context
 from shardd.topology import Topology
 
-_TICK_S: Final = 0.05
 _DIAL_S_MAX: Final = 1.0  # as nats-server's
 # A router that replaces another one does not tell clients that the others have gone before it has
 # had the time to find them.
@@ -67,6 +67,7 @@ class Router:
         self._quiet_until = time.monotonic() + _QUIET_S
         self._untold: Topology | None = None
         self._orders = setup.orders[index].receiver()
+        self._pulse = Pulse(setup.slots, index, loop, self._tick)
         config = setup.config
         assert config.cluster is not None
         seed = int.from_bytes(os.urandom(8), "little")
@@ -143,7 +144,7 @@ class Router:
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
-        self._tick()
+        self._pulse.beat()
 
     def stop(self) -> None:
         """Send what workers have handed in, close every route, end."""
@@ -182,8 +183,6 @@ class Router:
         self._pump.finish()
 
     def _tick(self) -> None:
-        self._loop.call_later(_TICK_S, self._tick)
-        self._setup.slots.beat(self._index)
         self._pump.read_clock()
         if not self._is_complete:
             self._on_control()

@@ -261,8 +261,7 @@ cdef class Connection(Life):
             "port": self.port,
             "start_ns": wall_ns + <int64_t>self.started_ms * 1_000_000,
             "last_ns": wall_ns + <int64_t>self.active_ms * 1_000_000,
-            # The clock is one of milliseconds; a round trip that was quicker took some time too.
-            "rtt_ns": max(1, self.rtt_ms) * 1_000_000 if self.is_connected else 0,
+            "rtt_ns": self.rtt_us * 1000,
             "pending_bytes": self.pending,
             "in_msgs": self.messages_in,
             "out_msgs": self.messages_out,
@@ -270,6 +269,8 @@ cdef class Connection(Life):
             "out_bytes": self.bytes_out,
             "subscriptions": self._sids.count,
         }
+        if self.stalls:
+            row["stalls"] = self.stalls
         names = (("name", options.name), ("lang", options.lang), ("version", options.version))
         row |= {name: value for name, value in names if value}
         if self.admission is not None:

@@ -30,6 +30,7 @@ from shardd.lameduck import DrainPolicy, LameDuckSchedule
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
+from shardd.pulse import Pulse
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
@@ -49,7 +50,6 @@ from shardd.worker.observer import Observer
 from shardd.worker.pump import Pump
 from shardd.worker.shared import Shared
 
-_TICK_S: Final = 0.05  # resolution of pings, write deadlines and heartbeats
 # What a reload takes of the event loop at a time.
 _RECHECK_S: Final = 0.01
 # Threads that check credentials yield to those that move messages.
@@ -143,6 +143,7 @@ class Worker:
         self._doors: list[Door] = []
         self._topology = Topology(setup.cluster_name if setup.routers else "")
         self._orders = setup.orders[index].receiver()
+        self._pulse = Pulse(setup.slots, index, loop, self._tick)
         slots = setup.slots
         config = setup.config
         seed = int.from_bytes(os.urandom(8), "little")
@@ -262,7 +263,7 @@ class Worker:
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
-        self._tick()
+        self._pulse.beat()
 
     def stop(self) -> None:
         """Accept and read no more, say what is queued within a bound, close every client."""
@@ -343,8 +344,6 @@ class Worker:
             connection.tell_info()
 
     def _tick(self) -> None:
-        self._loop.call_later(_TICK_S, self._tick)
-        self._shared.slots.beat(self._index)
         self._shared.tick()
         self._spaces.tick(int(time.monotonic() * 1000))
         if not self._is_accepting:

@@ -154,6 +154,7 @@ class Observer:
             rows += more[: query.offset + query.limit - len(rows)]
             yield {}
         statistics = self._sublist.statistics()
+        fanout_max, fanout_total = self._sublist.fanout()
         yield {
             "subscriptions": statistics.subscriptions,
             "cached": statistics.cache_entries,
@@ -161,8 +162,8 @@ class Observer:
             "removes": statistics.removes,
             "matches": statistics.cache_hits + statistics.cache_misses,
             "cache_hits": statistics.cache_hits,
-            "fanout_max": 0,
-            "fanout_total": 0,
+            "fanout_max": fanout_max,
+            "fanout_total": fanout_total,
             "matching": total,
             "rows": rows,
         }

@@ -70,6 +70,7 @@ LAYERS: Final = (
         "lameduck",
         "orders",
         "outbound",
+        "pulse",
         "reload",
         "source_probe",
         "tls",
@@ -79,7 +80,7 @@ LAYERS: Final = (
         {
             "reports": (
                 ("absent", "documents", "query"),
-                ("connz", "healthz", "subsz", "varz"),
+                ("connz", "healthz", "processz", "subsz", "varz"),
                 ("accountz",),
                 ("events",),
             )
@@ -117,7 +118,7 @@ LAYERS: Final = (
         },
         {
             "monitor": (
-                ("asker", "member", "page"),
+                ("asker", "member", "page", "visitors"),
                 ("gathering",),
                 ("metrics", "system"),
                 ("http",),
