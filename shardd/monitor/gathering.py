@@ -183,9 +183,7 @@ class Gathering:
         slots, ring = self._setup.slots, self._setup.rings[index]
         ready = slots.ready()
         cursors = [
-            ring.cursor(peer)
-            for peer in range(slots.count)
-            if peer != index and ready >> peer & 1
+            ring.cursor(peer) for peer in range(slots.count) if peer != index and ready >> peer & 1
         ]
         if not cursors or not ready >> index & 1:
             return 0

@@ -93,6 +93,7 @@ class Monitoring:
             "processz": self._processz,
             "metrics": self._prometheus,
         }
+        handlers["ipqueuesz"] = self._nothing
         for name, make in absent.DOCUMENTS.items():
             handlers[name] = self._absent(make)
         return handlers
@@ -148,6 +149,10 @@ class Monitoring:
             return _answer(make(self._gathering.server_id, time.time_ns()))
 
         return handle
+
+    async def _nothing(self, _: web.Request) -> web.Response:
+        """nats-server's own queues: there are none."""
+        return _response(b"{}", 200)
 
     async def _prometheus(self, _: web.Request) -> web.Response:
         text = await self._metrics.text()

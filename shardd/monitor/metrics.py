@@ -129,12 +129,12 @@ def _of_processes(processes: Iterable[ProcessFacts]) -> Iterator[Metric]:
     )
     size = GaugeMetricFamily("shardd_ring_size_bytes", "Size of the ring", labels=["process"])
     for each in processes:
-        name = [label(each.name)]
-        cpu.add_metric(name, each.cpu_seconds)
-        memory.add_metric(name, each.memory_bytes)
+        labels = [label(each.name)]
+        cpu.add_metric(labels, each.cpu_seconds)
+        memory.add_metric(labels, each.memory_bytes)
         if each.ring_bytes:
-            used.add_metric(name, each.ring_used_bytes)
-            size.add_metric(name, each.ring_bytes)
+            used.add_metric(labels, each.ring_used_bytes)
+            size.add_metric(labels, each.ring_bytes)
     yield from (cpu, memory, used, size)
 
 

@@ -7,7 +7,6 @@ workers.
 
 import asyncio
 import gzip
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -26,10 +25,10 @@ _ACCOUNT: Final = b"$SYS.REQ.ACCOUNT."
 _GZIP_HEADER: Final = b"NATS/1.0\r\nContent-Encoding: gzip\r\n\r\n"
 _SERVER_KINDS: Final = (
     *(b"IDZ", b"STATSZ", b"VARZ", b"CONNZ", b"SUBSZ", b"ROUTEZ", b"ACCOUNTZ", b"HEALTHZ"),
-    *(b"LEAFZ", b"GATEWAYZ", b"JSZ"),
+    *(b"LEAFZ", b"GATEWAYZ", b"JSZ", b"PROFILEZ", b"EXPVARZ", b"IPQUEUESZ", b"RAFTZ"),
 )
 _ORDERS: Final = (b"RELOAD", b"KICK", b"LDM")
-_ACCOUNT_KINDS: Final = (b"CONNZ", b"SUBSZ", b"LEAFZ", b"JSZ", b"INFO", b"CONNS")
+_ACCOUNT_KINDS: Final = (b"CONNZ", b"SUBSZ", b"LEAFZ", b"JSZ", b"INFO", b"CONNS", b"STATZ")
 # What this server's clients do, and what the other servers of the cluster say.
 _LISTENED: Final = (
     b"$SYS.ACCOUNT.*.CONNECT",
@@ -90,7 +89,6 @@ class SystemService:
             b"$SYS.REQ.SERVER.%b.%b" % (server_id, kind) for kind in _SERVER_KINDS + _ORDERS
         ]
         subjects += [b"$SYS.REQ.ACCOUNT.*." + kind for kind in _ACCOUNT_KINDS]
-        subjects.append(b"$SYS.REQ.ACCOUNT.PING.STATZ")
         for number, subject in enumerate((*subjects, *_LISTENED)):
             self._member.client.subscribe(subject, None, b"%d" % number, self._account)
         self._member.finish()
@@ -126,8 +124,9 @@ class SystemService:
         self, parts: list[bytes], reply: bytes, header: bytes, payload: bytes
     ) -> None:
         now_ns = time.time_ns
+        kind = parts[4].decode("ascii", "replace") if len(parts) > 4 else "STATSZ"
         try:
-            wishes = _read(payload)
+            wishes = events.read_options(payload, kind) if kind != "IDZ" else {}
         except ValueError as error:
             document = {
                 "server": self._envelope.server(now_ns()),
@@ -137,7 +136,6 @@ class SystemService:
             return
         if not self._envelope.is_meant(wishes):
             return
-        kind = parts[4].decode("ascii", "replace") if len(parts) > 4 else "STATSZ"
         scope = parts[3].decode("utf-8", "replace")
         try:
             if parts[2] == b"SERVER":
@@ -180,7 +178,9 @@ class SystemService:
         names = await self._gathering.account_facts()
         now_ns = time.time_ns()
         if kind == "STATZ":
-            wanted = set(wishes.get("accounts") or names)
+            wanted = set(wishes.get("accounts") or names) if account == "PING" else {account}
+            if not wanted & names.keys():
+                return None
             rows = [
                 accountz.statistics_row(name, facts)
                 for name, facts in names.items()
@@ -195,12 +195,15 @@ class SystemService:
                 self._envelope, account, names[account], new_event_id(), now_ns
             )
         parameters = events.parameters(wishes)
-        if account != "PING":
-            parameters["acc"] = [account]
+        parameters["acc"] = [account]
         if kind == "INFO":
             document = await self._gathering.make_accountz(account)
             return {"data": document["account_detail"]}
-        if kind in ("CONNZ", "SUBSZ", "LEAFZ", "JSZ"):
+        if kind == "JSZ":
+            raise QueryError("jetstream not enabled")
+        if kind == "SUBSZ":
+            parameters["subs"] = ["1"]
+        if kind in ("CONNZ", "SUBSZ", "LEAFZ"):
             return {"data": await self._document(kind, parameters)}
         return None
 
@@ -221,7 +224,12 @@ class SystemService:
         if kind == "HEALTHZ":
             is_ready, why_not = gathering.health()
             details = Query({"details": ["1"]})
-            return healthz.answer(details, is_ready=is_ready, why_not=why_not)[1]
+            status, document = healthz.answer(details, is_ready=is_ready, why_not=why_not)
+            return {"status": document["status"], "status_code": status} | document
+        if kind == "PROFILEZ":
+            return absent.profilez(query.text("name"))
+        if kind in ("EXPVARZ", "IPQUEUESZ", "RAFTZ"):
+            return {}  # there is no Go runtime, and no queue or group of that kind
         make = absent.DOCUMENTS.get(kind.lower())
         return None if make is None else make(gathering.server_id, time.time_ns())
 
@@ -303,18 +311,3 @@ class SystemService:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _read(payload: bytes) -> dict[str, Any]:
-    """The options of a request. Raises ValueError, in Go's words where that is plain."""
-    text = payload.strip()
-    if not text:
-        return {}
-    try:
-        wishes = json.loads(text)
-    except (ValueError, RecursionError):
-        first = chr(text[0])
-        raise ValueError(f"invalid character '{first}' looking for beginning of value") from None
-    if not isinstance(wishes, dict):
-        raise ValueError("json: cannot unmarshal into an object")
-    return wishes

@@ -132,9 +132,7 @@ class Visitors:
         self._forget()
         while len(self._visitors) >= self._max:
             counts = Counter(each.address for each in self._visitors)
-            victim = max(
-                self._visitors, key=lambda each: (counts[each.address], -each.active_at)
-            )
+            victim = max(self._visitors, key=lambda each: (counts[each.address], -each.active_at))
             with contextlib.suppress(OSError):
                 victim.let_go()
             self._visitors.discard(victim)

@@ -48,6 +48,12 @@ def jsz(server_id: str, now_ns: int) -> Document:
     }
 
 
+def profilez(name: str) -> Document:
+    """No profile of the Go runtime."""
+    why = f'Profile "{name}" not found' if name else "Profile name not specified"
+    return {"profile": None, "error": why}
+
+
 DOCUMENTS: Final[Mapping[str, Callable[[str, int], Document]]] = {
     "leafz": leafz,
     "gatewayz": gatewayz,

@@ -4,7 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from shardd.config.model import Account
+from shardd.config.model import (
+    Account,
+    ServiceExport,
+    ServiceImport,
+    StreamExport,
+    StreamImport,
+    SubjectMapping,
+)
 from shardd.moments import time_text
 from shardd.reports.query import Query, QueryError
 from shardd.reports.subsz import IndexFacts, index_numbers
@@ -80,10 +87,72 @@ def detail_document(
         "leafnode_connections": 0,
         "client_connections": facts.connections,
         "subscriptions": facts.subscriptions,
-        "name_tag": name,
-        "sublist_stats": index_numbers(index),
     }
+    account = view.accounts.get(name)
+    if account is not None:
+        detail |= _sharing(account)
+    detail |= {"name_tag": name, "sublist_stats": index_numbers(index)}
     return _head(view, server_id, now_ns) | {"account_detail": detail}
+
+
+def _sharing(account: Account) -> dict[str, Any]:
+    """What an account's configuration says of others: mappings, exports, imports."""
+    parts: dict[str, Any] = {
+        "mappings": {each.source: _destinations(each) for each in account.mappings},
+        # In nats-server's order: of exports the services come first, of imports the streams.
+        "exports": [
+            _export(each)
+            for kind in (ServiceExport, StreamExport)
+            for each in account.exports
+            if isinstance(each, kind)
+        ],
+        "imports": [
+            _import(each)
+            for kind in (StreamImport, ServiceImport)
+            for each in account.imports
+            if isinstance(each, kind)
+        ],
+    }
+    return {name: part for name, part in parts.items() if part}
+
+
+def _destinations(mapping: SubjectMapping) -> list[dict[str, Any]]:
+    return [
+        {"subject": each.subject, "weight": each.weight}
+        | ({"cluster": each.cluster} if each.cluster else {})
+        for each in mapping.destinations
+    ]
+
+
+def _export(export: StreamExport | ServiceExport) -> dict[str, Any]:
+    is_service = isinstance(export, ServiceExport)
+    row: dict[str, Any] = {"subject": export.subject, "type": "service" if is_service else "stream"}
+    if export.token_required:
+        row["token_req"] = True
+    if isinstance(export, ServiceExport):
+        row["response_type"] = export.response.name.capitalize()
+    if export.token_position:
+        row["account_token_position"] = export.token_position
+    if export.accounts is not None:
+        row["approved_accounts"] = list(export.accounts)
+    return row
+
+
+def _import(entry: StreamImport | ServiceImport) -> dict[str, Any]:
+    local = entry.to or entry.subject
+    if isinstance(entry, StreamImport) and not entry.to and entry.prefix:
+        local = f"{entry.prefix}.{entry.subject}"
+    row: dict[str, Any] = {"subject": entry.subject, "account": entry.account}
+    if isinstance(entry, ServiceImport):
+        row["to"] = local
+    row |= {
+        "local_subject": local,
+        "type": "service" if isinstance(entry, ServiceImport) else "stream",
+        "invalid": False,
+        "share": isinstance(entry, ServiceImport) and entry.share,
+        "tracking": False,
+    }
+    return row
 
 
 def statistics_document(

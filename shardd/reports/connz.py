@@ -55,6 +55,7 @@ class ConnzQuery:
     user: str = ""
     account: str = ""
     mqtt_client: str = ""
+    filter_subject: str = ""  # only who subscribes to something that this meets
 
     def fields(self) -> dict[str, Any]:
         """As it travels to a worker; `ConnzQuery(**fields)` makes it again."""
@@ -84,20 +85,23 @@ def read_query(query: Query) -> ConnzQuery:
         raise QueryError(f"Error decoding state for {query.text('state')}")
     if sort not in _RISING and sort not in _FALLING:
         raise QueryError(f"invalid sorting option: {sort}")
+    account, filter_subject = query.text("acc"), query.text("filter_subject")
+    if filter_subject and not account:
+        raise QueryError("filter by subject only valid with account filtering")
     if sort in _OF_CLOSED and state != "closed":
         raise QueryError(f"sort by {sort} only valid on closed connections")
-    user = query.text("user")
     return ConnzQuery(
         sort=sort,
         subscriptions=subscriptions,
-        has_auth=has_auth or bool(user),
+        has_auth=has_auth,
         offset=offset,
         limit=limit,
         cid=cid,
         state=state,
-        user=user,
-        account=query.text("acc"),
+        user=query.text("user"),
+        account=account,
         mqtt_client=query.text("mqtt_client"),
+        filter_subject=filter_subject,
     )
 
 
@@ -106,8 +110,11 @@ def pick(rows: Iterable[Row], query: ConnzQuery, total: int, now_ns: int) -> Pic
 
     Args:
         rows: the connections in the state that is asked for.
-        total: how many these are.
+        total: how many these are; of one account, as many as it has of them.
     """
+    if query.account:
+        rows = [row for row in rows if row.get("account") == query.account]
+        total = len(rows)
     wanted = [row for row in rows if _is_wanted(row, query)]
     count = query.offset + query.limit
     return Picked(total, len(wanted), _first(wanted, query, count, now_ns))
@@ -141,9 +148,7 @@ def _is_wanted(row: Row, query: ConnzQuery) -> bool:
         return False  # there are none
     if query.cid:
         return bool(row["cid"] == query.cid)
-    if query.user and row.get("authorized_user") != query.user:
-        return False
-    return not query.account or row.get("account") == query.account
+    return not query.user or bool(row.get("authorized_user") == query.user)
 
 
 def _first(rows: list[Row], query: ConnzQuery, count: int, now_ns: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """What a server says in the system account: envelopes, events, answers (sheet 14). Sans-IO."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -143,7 +144,9 @@ def parameters(wishes: Mapping[str, Any]) -> dict[str, list[str]]:
         ("acc", "account"),
         ("user", "user"),
         ("test", "test"),
+        ("name", "name"),
         ("mqtt_client", "mqtt_client"),
+        ("filter_subject", "filter_subject"),
     ):
         value = wishes.get(key)
         if value:
@@ -159,6 +162,53 @@ def parameters(wishes: Mapping[str, Any]) -> dict[str, list[str]]:
     return found
 
 
+# What an option is in Go, by its name; a JSON value of another kind is refused.
+_KINDS: Final[Mapping[str, tuple[type, str]]] = {
+    **dict.fromkeys(("limit", "offset"), (int, "int")),
+    "cid": (int, "uint64"),
+    "sort": (str, "server.SortOpt"),
+    "state": (int, "server.ConnState"),
+    **dict.fromkeys(("auth", "subscriptions", "subscriptions_detail"), (bool, "bool")),
+    **dict.fromkeys(("exact_match", "include_unused"), (bool, "bool")),
+    **dict.fromkeys(("server_name", "host", "cluster", "domain"), (str, "string")),
+    **dict.fromkeys(("acc", "account", "user", "test", "filter_subject", "name"), (str, "string")),
+}
+
+
+def read_options(payload: bytes, kind: str) -> dict[str, Any]:
+    """The options of a request for `kind` (`CONNZ`). Raises ValueError, in Go's words."""
+    text = payload.strip()
+    if not text:
+        return {}
+    try:
+        options = json.loads(text)
+    except (ValueError, RecursionError):
+        first = chr(text[0])
+        raise ValueError(f"invalid character '{first}' looking for beginning of value") from None
+    name = f"{kind.capitalize()}EventOptions"
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"json: cannot unmarshal {_json_kind(options)} into Go value of type server.{name}"
+        )
+    for key, value in options.items():
+        wanted, go_name = _KINDS.get(key, (object, ""))
+        if value is not None and (
+            not isinstance(value, wanted) or (wanted is int and isinstance(value, bool))
+        ):
+            raise ValueError(
+                f"json: cannot unmarshal {_json_kind(value)} into Go struct field "
+                f"{name}.{key} of type {go_name}"
+            )
+    return options
+
+
+def _json_kind(value: object) -> str:
+    for kind, name in ((bool, "bool"), (int | float, "number"), (str, "string"), (list, "array")):
+        if isinstance(value, kind):
+            return name
+    return "object"
+
+
 def user_info(envelope: Envelope, identity: Identity, now_ns: int) -> Document:
     """What a client is told of its own user (`$SYS.REQ.USER.INFO`)."""
     data: Document = {
@@ -169,7 +219,7 @@ def user_info(envelope: Envelope, identity: Identity, now_ns: int) -> Document:
     rules = identity.permissions
     if rules is not None:
         sides = {"publish": rules.publish, "subscribe": rules.subscribe}
-        data["permissions"] = {name: _rules(side) for name, side in sides.items() if side}
+        data["permissions"] = {name: _rules(side) if side else {} for name, side in sides.items()}
     if identity.expires_at is not None:
         data["expires"] = max(int(identity.expires_at * 1e9) - now_ns, 0)
     return {"server": envelope.server(now_ns), "data": data}

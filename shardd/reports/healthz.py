@@ -15,7 +15,7 @@ def answer(query: Query, *, is_ready: bool, why_not: str = "") -> tuple[int, dic
         query.boolean(name)
     has_details = query.boolean("details")
     if is_ready:
-        return 200, {"status": "ok", "status_code": 200} if has_details else {"status": "ok"}
+        return 200, {"status": "ok"}
     if has_details:
         return 500, {
             "status": "error",

@@ -73,6 +73,19 @@ def matches(pattern: str, subject: str) -> bool:
     return len(wanted) == len(tokens)
 
 
+def collide(pattern: str, other: str) -> bool:
+    """Whether some subject matches both patterns; one that is not valid meets nothing."""
+    ours, theirs = pattern.split("."), other.split(".")
+    if "" in ours or "" in theirs:
+        return False
+    for mine, yours in zip(ours, theirs, strict=False):
+        if ">" in (mine, yours):
+            return True
+        if "*" not in (mine, yours) and mine != yours:
+            return False
+    return len(ours) == len(theirs)
+
+
 def is_wanted(row: Row, query: SubszQuery) -> bool:
     """Whether the query means this subscription."""
     if query.account and row["account"] != query.account:
@@ -101,7 +114,7 @@ def document(
     result: dict[str, Any] = {"server_id": server_id, "now": time_text(now_ns)}
     result |= index_numbers(facts)
     result |= {
-        "total": sum(each.matching for each in facts),
+        "total": sum(each.matching for each in facts) if query.has_list else 0,
         "offset": query.offset,
         "limit": query.limit,
     }

@@ -136,7 +136,12 @@ class Observer:
             yield from self._open_rows(rows, query)
         if query.state != "open":
             rows += self._closed
-        picked = connz.pick(rows, query, len(rows), self._clock())
+        total = len(rows)
+        if query.cid and query.state != "closed":
+            total += len(self._connections) - (query.cid in self._connections)
+        if query.filter_subject:
+            rows = [row for row in rows if self._meets(row, query.filter_subject)]
+        picked = connz.pick(rows, query, total, self._clock())
         if query.subscriptions and query.state != "closed":
             for row in picked.rows:
                 self._add_subscriptions(row, query.subscriptions)
@@ -156,7 +161,7 @@ class Observer:
         statistics = self._sublist.statistics()
         fanout_max, fanout_total = self._sublist.fanout()
         yield {
-            "subscriptions": statistics.subscriptions,
+            "subscriptions": total if query.account else statistics.subscriptions,
             "cached": statistics.cache_entries,
             "inserts": statistics.inserts,
             "removes": statistics.removes,
@@ -209,10 +214,18 @@ class Observer:
     def _add_subscriptions(self, row: connz.Row, kind: str) -> None:
         connection = self._connections.get(row["cid"])
         rows = connection.subscription_rows() if connection is not None else []
+        if not rows:
+            return
         if kind == "detail":
             row["subscriptions_list_detail"] = rows
-        elif rows:
+        else:
             row["subscriptions_list"] = [each["subject"] for each in rows]
+
+    def _meets(self, row: connz.Row, pattern: str) -> bool:
+        """Whether a client that is here subscribes to something that the pattern meets."""
+        connection = self._connections.get(row["cid"])
+        rows = connection.subscription_rows() if connection is not None else []
+        return any(subsz.collide(each["subject"], pattern) for each in rows)
 
     def _subscriptions(self, connection: Connection) -> Iterator[subsz.Row]:
         admission = connection.admission

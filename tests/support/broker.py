@@ -52,6 +52,7 @@ class Broker(ABC):
         self._family: set[psutil.Process] = set()  # all that were ever seen, parent included
         self._host = ""
         self._port = 0
+        self._urls: dict[str, list[str]] = {}
 
     @abstractmethod
     def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
@@ -77,6 +78,11 @@ class Broker(ABC):
     def url(self) -> str:
         """The address as client libraries want it."""
         return f"nats://{self._host}:{self._port}"
+
+    @property
+    def monitoring(self) -> str:
+        """Where monitoring is asked, if the server has it."""
+        return self._urls["monitoring"][0]
 
     @property
     def pid(self) -> int:
@@ -180,7 +186,8 @@ class Broker(ABC):
             raise BrokerError(f"{self.kind} ended at start:\n{self.log_text()}")
         for path in self._directory.glob(f"*_{self.pid}.ports"):
             try:
-                url = json.loads(path.read_text())["nats"][0]
+                self._urls = json.loads(path.read_text())
+                url = self._urls["nats"][0]
             except ValueError:
                 return False  # it is being written
             host, _, port = url.partition("://")[2].rpartition(":")
