@@ -69,6 +69,7 @@ class HostSetup:
     # other servers, and the name that the cluster has until another server knows better.
     router_index: int | None = None
     cluster_listener: socket.socket | None = None
+    cluster_port: int = 0  # of that listener, 0: none; every process may want to know it
     cluster_name: str = ""
     # The monitor, if the server is watched: its slot, the last one, and where it is asked.
     monitor_index: int | None = None
@@ -95,11 +96,6 @@ class HostSetup:
     def http_port(self) -> int:
         """Where monitoring listens; 0: nowhere."""
         return 0 if self.http_listener is None else int(self.http_listener.getsockname()[1])
-
-    @property
-    def cluster_port(self) -> int:
-        """Where other servers come in; 0: nowhere."""
-        return 0 if self.cluster_listener is None else int(self.cluster_listener.getsockname()[1])
 
     def envelope(self) -> Envelope:
         """Who this server is, on what one process says of it."""
@@ -176,6 +172,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         account_ids=number_accounts(config.account_names, {}),
         router_index=worker_count if config.cluster is not None else None,
         cluster_listener=cluster_listener,
+        cluster_port=0 if cluster_listener is None else cluster_listener.getsockname()[1],
         cluster_name=cluster_name,
         monitor_index=process_count - 1 if config.has_monitoring else None,
         http_listener=http_listener,

@@ -22,6 +22,7 @@ from shardd.reports import accountz, connz, processz, subsz, varz
 from shardd.reports.processz import ProcessFacts
 from shardd.reports.query import QueryError
 from shardd.slots import State
+from shardd.topology import Topology
 
 Result = TypeVar("Result")
 
@@ -44,6 +45,7 @@ class Gathering:
         self._asker = asker
         self.start_ns = start_ns
         self._loaded_ns = start_ns
+        self._topology = Topology()
         self.requests: Counter[str] = Counter()
         self._processes: dict[int, psutil.Process] = {}
         self._looked = 0.0
@@ -64,6 +66,10 @@ class Gathering:
         """From here on another configuration is in force."""
         self._config = config
         self._loaded_ns = now_ns
+
+    def note_topology(self, topology: Topology) -> None:
+        """The router tells where clients can go."""
+        self._topology = topology
 
     # --- documents -----------------------------------------------------------------------------
 
@@ -211,7 +217,8 @@ class Gathering:
             subscriptions=totals["subscriptions"],
             routes=_route_facts(await self.make_routez(False)),
             requests=self.requests,
-            connect_urls=setup.connect_urls,
+            connect_urls=self._topology.for_clients(is_websocket=False, is_lame_duck=False),
+            websocket_urls=self._topology.for_clients(is_websocket=True, is_lame_duck=False),
         )
 
     async def _index_facts(self, query: subsz.SubszQuery) -> list[subsz.IndexFacts]:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from shardd.monitor.gathering import Gathering
 from shardd.monitor.metrics import CONTENT_TYPE, Metrics
@@ -28,7 +29,19 @@ _ANSWERS_MAX: Final = 8
 _KEEP_ALIVE_S: Final = 30.0
 _HEADER_BYTES_MAX: Final = 8192
 
-_log = logging.getLogger("shardd.monitor")
+
+class _NoFaultOfOurs(logging.Filter):
+    """A request that cannot be read was refused, and that is all that there is to say."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is worth a line."""
+        kind = record.exc_info[0] if record.exc_info else None
+        return kind is None or not issubclass(kind, HttpProcessingError)
+
+
+# What aiohttp has to say.
+_log = logging.getLogger("shardd.monitor.http")
+_log.addFilter(_NoFaultOfOurs())
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -46,7 +46,9 @@ class Monitor:
         self._gathering = Gathering(setup, self._asker, setup.start_ns)
         self._metrics = Metrics(setup, self._gathering)
         self._http = Monitoring(self._gathering, self._metrics, setup.config.http_base_path)
-        self._member = Member(setup, index, loop, self._on_message, self._on_complete)
+        self._member = Member(
+            setup, index, loop, self._on_message, self._on_complete, self._gathering.note_topology
+        )
         self._system = self._make_system()
         self._pulse = Pulse(setup.slots, index, loop, self._member.tick)
 

@@ -17,6 +17,7 @@ from shardd.router.local import LocalClient
 from shardd.router.mesh import Mesh
 from shardd.router.ring import Producer
 from shardd.router.sublist import Sublist
+from shardd.topology import Topology
 
 Deliver = Callable[[bytes, bytes, bytes, bytes, bytes], object]
 
@@ -30,6 +31,7 @@ class Member:
         loop: the event loop.
         deliver: gets sid, subject, reply, header block and payload of what is subscribed to.
         on_complete: called once, when it knows what every other process wants.
+        on_topology: gets what the router tells of the cluster.
     """
 
     def __init__(
@@ -39,10 +41,12 @@ class Member:
         loop: asyncio.AbstractEventLoop,
         deliver: Deliver,
         on_complete: Callable[[], None],
+        on_topology: Callable[[Topology], None],
     ) -> None:
         slots = setup.slots
         self._loop = loop
         self._on_complete = on_complete
+        self._on_topology = on_topology
         self._is_complete = False
         doorbells = [Doorbell(slots, i, fd) for i, fd in enumerate(setup.doorbell_fds)]
         self._doorbell = doorbells[index]
@@ -60,7 +64,12 @@ class Member:
     def start(self) -> None:
         """Join the others."""
         self._read_clock()
-        self._control.start(self._mesh.on_message, self.finish, lambda _client, _ms: None)
+        self._control.start(
+            self._mesh.on_message,
+            self.finish,
+            lambda _client, _ms: None,
+            lambda fields: self._on_topology(Topology.of(fields)),
+        )
         self._loop.add_reader(self._doorbell.fd, self._run)
         self._mesh.join()
 

@@ -214,7 +214,7 @@ class SystemService:
         if kind == "VARZ":
             return await gathering.make_varz()
         if kind == "CONNZ":
-            return await gathering.make_connz(connz.read_query(query))
+            return await gathering.make_connz(connz.read_query(query, query.text("filter_subject")))
         if kind == "SUBSZ":
             return await gathering.make_subsz(subsz.read_query(query))
         if kind == "ROUTEZ":
@@ -296,7 +296,7 @@ class SystemService:
     def _say(self, what: str) -> None:
         subject = f"$SYS.SERVER.{self._envelope.server_id}.{what}".encode()
         document = self._envelope.server(time.time_ns())
-        self._publish(subject, encode_line({"server": document}))
+        self._publish(subject, encode_line(document))
 
     def _publish(self, subject: bytes, payload: bytes, header: bytes = b"") -> None:
         try:

@@ -12,7 +12,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from shardd import limits
 
@@ -29,7 +29,7 @@ class _Visitor:
     address: str
     active_at: float
     task: "asyncio.Task[None] | None" = None  # while it is being let in
-    transport: asyncio.BaseTransport | None = None  # from then on
+    transport: asyncio.WriteTransport | None = None  # from then on
 
     def is_over(self) -> bool:
         return self.task is None and (self.transport is None or self.transport.is_closing())
@@ -37,7 +37,7 @@ class _Visitor:
     def let_go(self) -> None:
         if self.task is not None:
             self.task.cancel()
-        elif isinstance(self.transport, asyncio.WriteTransport):
+        elif self.transport is not None:
             self.transport.abort()
 
 
@@ -105,9 +105,10 @@ class Visitors:
         connection.setblocking(False)
         timeout_s = _HANDSHAKE_S if self._context is not None else None
         try:
-            visitor.transport, _ = await self._loop.connect_accepted_socket(
+            transport, _ = await self._loop.connect_accepted_socket(
                 self._protocol, connection, ssl=self._context, ssl_handshake_timeout=timeout_s
             )
+            visitor.transport = cast(asyncio.WriteTransport, transport)
         except (OSError, asyncio.CancelledError):
             connection.close()  # it speaks no TLS, or has left already
         finally:

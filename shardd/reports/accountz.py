@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from shardd.config.model import (
     Account,
+    ResponseType,
     ServiceExport,
     ServiceImport,
     StreamExport,
@@ -16,6 +17,11 @@ from shardd.moments import time_text
 from shardd.reports.query import Query, QueryError
 from shardd.reports.subsz import IndexFacts, index_numbers
 
+_RESPONSES: Final[Mapping[ResponseType, str]] = {
+    ResponseType.SINGLETON: "Singleton",
+    ResponseType.STREAM: "Streamed",
+    ResponseType.CHUNKED: "Chunked",
+}
 _NOTHING: Final[Mapping[str, int]] = {"msgs": 0, "bytes": 0}
 
 
@@ -130,7 +136,7 @@ def _export(export: StreamExport | ServiceExport) -> dict[str, Any]:
     if export.token_required:
         row["token_req"] = True
     if isinstance(export, ServiceExport):
-        row["response_type"] = export.response.name.capitalize()
+        row["response_type"] = _RESPONSES[export.response]
     if export.token_position:
         row["account_token_position"] = export.token_position
     if export.accounts is not None:

@@ -16,6 +16,8 @@ from shardd.reports.query import LIMIT, Query, QueryError, read_page
 # A connection as a worker tells it: numbers as they are, absent what there is none of.
 Row = dict[str, Any]
 
+# Its name is not told; its tag is.
+_GLOBAL_ACCOUNT: Final = "$G"
 _SECOND_NS: Final = 1_000_000_000
 
 _RISING: Final[Mapping[str, Callable[[Row], Any]]] = {
@@ -71,8 +73,12 @@ class Picked:
     rows: list[Row]  # those that the page may show
 
 
-def read_query(query: Query) -> ConnzQuery:
-    """The query of an HTTP request. Raises QueryError with nats-server's words."""
+def read_query(query: Query, filter_subject: str = "") -> ConnzQuery:
+    """The query of a request. Raises QueryError with nats-server's words.
+
+    Args:
+        filter_subject: only a request in the system account can ask for it.
+    """
     sort = query.text("sort")
     has_auth = query.boolean("auth")
     subscriptions = "detail" if query.text("subs").lower() == "detail" else ""
@@ -85,7 +91,7 @@ def read_query(query: Query) -> ConnzQuery:
         raise QueryError(f"Error decoding state for {query.text('state')}")
     if sort not in _RISING and sort not in _FALLING:
         raise QueryError(f"invalid sorting option: {sort}")
-    account, filter_subject = query.text("acc"), query.text("filter_subject")
+    account = query.text("acc")
     if filter_subject and not account:
         raise QueryError("filter by subject only valid with account filtering")
     if sort in _OF_CLOSED and state != "closed":
@@ -183,10 +189,15 @@ def _entry(row: Row, query: ConnzQuery, now_ns: int) -> dict[str, Any]:
     }
     names = ["pending_bytes", "in_msgs", "out_msgs", "in_bytes", "out_bytes"]
     names += ["stalls", "subscriptions", "name", "lang", "version"]
-    names += ["tls_version", "tls_cipher_suite", "tls_peer_certs", "tls_first"]
+    names += ["tls_version", "tls_cipher_suite"]
     if query.has_auth:
-        names += ["authorized_user", "account"]
+        names += ["tls_peer_certs", "tls_first", "authorized_user", "account"]
+    else:
+        names += ["tls_first"]
     names += ["subscriptions_list", "subscriptions_list_detail"]
     if query.has_auth:
         names += ["name_tag"]
-    return entry | {name: row[name] for name in names if name in row}
+    entry |= {name: row[name] for name in names if name in row}
+    if entry.get("account") == _GLOBAL_ACCOUNT:
+        del entry["account"]
+    return entry

@@ -97,8 +97,9 @@ def connection_event(
     client |= {"name_tag": account, "kind": "Client", "client_type": row["type"]}
     document["client"] = client
     if is_over:
-        document["sent"] = {"msgs": row["out_msgs"], "bytes": row["out_bytes"]}
-        document["received"] = {"msgs": row["in_msgs"], "bytes": row["in_bytes"]}
+        # Seen from the client.
+        document["sent"] = {"msgs": row["in_msgs"], "bytes": row["in_bytes"]}
+        document["received"] = {"msgs": row["out_msgs"], "bytes": row["out_bytes"]}
         document["reason"] = row["reason"]
     return document
 

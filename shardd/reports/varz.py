@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from shardd import limits
+from shardd.auth.certificates import end_of
 from shardd.config.core import Config
 from shardd.config.model import Tls
 from shardd.moments import time_text, uptime_text
@@ -54,6 +55,7 @@ class HostFacts:
     routes: RouteFacts = field(default_factory=RouteFacts)
     requests: Mapping[str, int] = field(default_factory=dict)  # by path
     connect_urls: Sequence[str] = ()
+    websocket_urls: Sequence[str] = ()
 
 
 def document(config: Config, facts: HostFacts, now_ns: int) -> dict[str, Any]:
@@ -85,6 +87,8 @@ def _identity(config: Config, facts: HostFacts) -> dict[str, Any]:
         result |= {"tls_required": True, "tls_verify": tls.verify or tls.verify_and_map}
     if facts.connect_urls:
         result["connect_urls"] = list(facts.connect_urls)
+    if facts.websocket_urls:
+        result["ws_connect_urls"] = list(facts.websocket_urls)
     return result
 
 
@@ -129,7 +133,8 @@ def _cluster(config: Config, facts: HostFacts) -> dict[str, Any]:
     result["tls_timeout"] = _number(_tls_timeout(cluster.tls))
     if cluster.tls is not None:
         result |= {"tls_required": True, "tls_verify": True}
-    return result
+    result["pool_size"] = cluster.pool_size
+    return result | _certificate_end(cluster.tls)
 
 
 def _websocket(config: Config) -> dict[str, Any]:
@@ -144,13 +149,15 @@ def _websocket(config: Config) -> dict[str, Any]:
     if websocket.jwt_cookie:
         result["jwt_cookie"] = websocket.jwt_cookie
     result["handshake_timeout"] = int(websocket.handshake_timeout_s * _NS)
+    if websocket.tls is None:
+        result["no_tls"] = True
     if websocket.same_origin:
         result["same_origin"] = True
     if websocket.allowed_origins:
         result["allowed_origins"] = list(websocket.allowed_origins)
     if websocket.compression:
         result["compression"] = True
-    return result
+    return result | _certificate_end(websocket.tls)
 
 
 def _life(facts: HostFacts, now_ns: int) -> dict[str, Any]:
@@ -210,7 +217,14 @@ def _ending(config: Config, facts: HostFacts) -> dict[str, Any]:
         "leafs": 0,
     }
     result["disk_io_wait_stats"] = {"waiters": 0, "waits": 0, "wait_time": 0, "max_wait_time": 0}
-    return result
+    return result | _certificate_end(config.tls)
+
+
+def _certificate_end(tls: Tls | None) -> dict[str, Any]:
+    """Until when the server's certificate is valid."""
+    if tls is None or not tls.certificates:
+        return {}
+    return {"tls_cert_not_after": end_of(tls.certificates[0][0]).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
 
 def _tls_timeout(tls: Tls | None) -> float:

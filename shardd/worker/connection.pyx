@@ -33,7 +33,6 @@ from shardd.router.sublist cimport Subscription
 from shardd.router.table cimport table_next
 from shardd.wire cimport (
     CONTROL_LINE_TOO_LONG,
-    HEADERS_NOT_ALLOWED,
     PAYLOAD_TOO_LARGE,
     UNKNOWN_OPERATION,
     VERB_CONNECT,
@@ -74,19 +73,17 @@ cdef class Connection(Life):
         if operation.verb == VERB_ERR:
             log.error("%s - Client error %s", self,
                       session.quote(operation.args[:operation.args_len]))
-            self.close(CloseReason.CLIENT_CLOSED)
+            self.close(CloseReason.PARSE_ERROR)
         return 0
 
     cdef int fail(self, int trouble) except -1:
         """The peer broke the protocol (sheet 1.4, 3.1)."""
         if trouble == UNKNOWN_OPERATION:
-            self.close(CloseReason.PARSE_ERROR, errors.ERR_UNKNOWN_OPERATION)
+            self.close(CloseReason.PROTOCOL_VIOLATION, errors.ERR_UNKNOWN_OPERATION)
         elif trouble == CONTROL_LINE_TOO_LONG:
             self.close(CloseReason.MAXIMUM_CONTROL_LINE_EXCEEDED, errors.ERR_MAX_CONTROL_LINE)
         elif trouble == PAYLOAD_TOO_LARGE:
             self.close(CloseReason.MAXIMUM_PAYLOAD_EXCEEDED, errors.ERR_MAX_PAYLOAD)
-        elif trouble == HEADERS_NOT_ALLOWED:
-            self.close(CloseReason.MESSAGE_HEADER_VIOLATION)
         else:
             self.close(CloseReason.PROTOCOL_VIOLATION)
 

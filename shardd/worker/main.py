@@ -50,6 +50,8 @@ from shardd.worker.observer import Observer
 from shardd.worker.pump import Pump
 from shardd.worker.shared import Shared
 
+# How long clients of the system account wait to be told that the server ends.
+_LAST_WORD_S: Final = 0.5
 # What a reload takes of the event loop at a time.
 _RECHECK_S: Final = 0.01
 # Threads that check credentials yield to those that move messages.
@@ -141,6 +143,8 @@ class Worker:
         self._drain_policy: DrainPolicy | None = None
         self._lame_duck: LameDuckSchedule | None = None
         self._doors: list[Door] = []
+        self._system_account = setup.account_ids.get(setup.config.system_account)
+        self._word_until = 0.0
         self._topology = Topology(setup.cluster_name if setup.routers else "")
         self._orders = setup.orders[index].receiver()
         self._pulse = Pulse(setup.slots, index, loop, self._tick)
@@ -278,6 +282,7 @@ class Worker:
         for connection in self._connections():
             connection.drain()
         self._finish()
+        self._word_until = time.monotonic() + _LAST_WORD_S
         self._drain_policy = DrainPolicy(
             self._queued(), time.monotonic(), limits.DRAIN_IDLE_S_MAX, limits.DRAIN_S_MAX
         )
@@ -286,13 +291,26 @@ class Worker:
     def _drain(self) -> None:
         """Close who has read all it is to get; end when none is left or time is up."""
         assert self._drain_policy is not None
-        is_over = self._drain_policy.is_over(self._queued(), time.monotonic())
+        now = time.monotonic()
+        listeners = self._system_account if self._is_word_due(now) else None
+        if listeners is None:
+            self._pump.run()
+        is_over = self._drain_policy.is_over(self._queued(), now)
         for connection in self._connections():
+            if connection.account == listeners and connection.admission is not None:
+                continue
             if is_over or not connection.has_output:
                 connection.close(CloseReason.SERVER_SHUTDOWN)
         if not self._shared.connections:
             self._finish()
             self._loop.stop()
+
+    def _is_word_due(self, now: float) -> bool:
+        """Whether the monitor has yet to tell the system account that the server ends."""
+        monitor = self._setup.monitor_index
+        if self._system_account is None or monitor is None or now >= self._word_until:
+            return False
+        return self._shared.slots.state(monitor) is State.READY
 
     def _queued(self) -> int:
         """Bytes that wait for clients."""

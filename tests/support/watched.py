@@ -8,17 +8,17 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from email.message import Message
 from typing import Any, Final
 
 from tests.support.broker import Broker
+from tests.support.wireclient import WireClient
 
 _TIMEOUT_S: Final = 20.0
 
 
-def fetch(
-    broker: Broker, path: str, tls: ssl.SSLContext | None = None
-) -> tuple[int, str, Mapping[str, str]]:
+def fetch(broker: Broker, path: str, tls: ssl.SSLContext | None = None) -> tuple[int, str, Message]:
     """Status, text and headers of an answer."""
     request = urllib.request.Request(f"{broker.monitoring}/{path}")
     opener = urllib.request.build_opener(
@@ -49,3 +49,20 @@ def shape(value: Any, without: Iterable[str] = ()) -> Any:
     if isinstance(value, bool) or value is None:
         return type(value).__name__
     return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def ask(client: WireClient, subject: str, body: bytes = b"") -> dict[str, Any] | None:
+    """What is answered to a request; None: nobody is there to answer.
+
+    The client is one with headers and `no_responders`, that subscribes to nothing else.
+    """
+    inbox = f"_INBOX.{subject.replace('.', '-').replace('$', '')}.{len(body)}".encode()
+    client.send(b"SUB %b asked\r\n" % inbox)
+    client.publish(subject.encode(), body, inbox)
+    line = client.expect_line().split()
+    payload = client.read(int(line[-1]) + 2)[:-2]
+    client.send(b"UNSUB asked\r\n")
+    if line[0] == b"HMSG":
+        return None
+    found: dict[str, Any] = json.loads(payload)
+    return found
