@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from shardd.cli import commands, routes, signals, start
+from shardd.cli import check, commands, routes, signals, start, top
 from shardd.errors import ExitCode, InternalError, ShardError
 from shardd.version import SHARDD_VERSION
 
@@ -33,6 +33,8 @@ def group(context: click.Context) -> None:
 group.add_command(start.command)
 group.add_command(signals.command)
 group.add_command(routes.command)
+group.add_command(top.command)
+group.add_command(check.group)
 group.add_command(commands.pub)
 group.add_command(commands.sub)
 group.add_command(commands.request)

@@ -300,7 +300,8 @@ def test_whoever_has_left_is_told_with_the_reason(serve: Serve, dial: Dial) -> N
 
 def test_a_slow_consumer_is_told_as_one(serve: Serve, dial: Dial) -> None:
     broker = serve(
-        'http: "127.0.0.1:-1"\nmax_payload: 60000\nmax_pending: 100000\nno_fast_producer_stall: true\n'
+        'http: "127.0.0.1:-1"\nmax_payload: 60000\nmax_pending: 100000\n'
+        "no_fast_producer_stall: true\n"
     )
     slow = dial(broker, receive_bytes=4096).connect(name="slow")
     slow.subscribe(b"much", b"1")

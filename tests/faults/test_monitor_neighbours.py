@@ -95,12 +95,11 @@ def test_garbage_is_refused_and_others_are_answered(server: Shardd, dial: Dial) 
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\xff" * 500,
     ]
     for text in texts:
-        with visitors(server, 1) as (visitor,):
-            with contextlib.suppress(OSError):
-                visitor.sendall(text)
-                visitor.shutdown(socket.SHUT_WR)
-                while visitor.recv(65_536):
-                    pass
+        with visitors(server, 1) as (visitor,), contextlib.suppress(OSError):
+            visitor.sendall(text)
+            visitor.shutdown(socket.SHUT_WR)
+            while visitor.recv(65_536):
+                pass
         flow.go_on(5)
         assert document(server, "healthz") == {"status": "ok"}
     assert "Traceback" not in server.log_text()

@@ -146,8 +146,8 @@ LAYERS: Final = (
     (
         {
             "cli": (
-                ("client", "flags", "servers"),
-                ("commands", "routes", "signals"),
+                ("client", "flags", "servers", "watching"),
+                ("check", "commands", "routes", "signals", "top"),
                 ("start",),
                 ("main",),
             )
