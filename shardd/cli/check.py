@@ -66,7 +66,9 @@ def judge(
     levels = [(bound, bound.level(varz[bound.name])) for bound in bounds]
     worst = max((level for _, level in levels), default=Level.OK)
     text = f"{worst.name} {varz['server_name']}"
-    bad = [f"{b.name} is {varz[b.name]:.12g}{b.unit}" for b, level in levels if level is not Level.OK]
+    bad = [
+        f"{b.name} is {varz[b.name]:.12g}{b.unit}" for b, level in levels if level is not Level.OK
+    ]
     if bad:
         text += ": " + ", ".join(bad)
     values = [

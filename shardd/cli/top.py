@@ -178,8 +178,10 @@ def _routes(rows: list[Document]) -> "Table":
 
 
 def _connections(now: Mapping[str, Any], sort: str) -> "Table":
-    names = ("cid", "name", "address", "user", "in/s", "out/s", "in bytes", "out bytes")
-    names += ("pending", "subs", "rtt", "idle", "uptime", "client")
+    names = (
+        *("cid", "name", "address", "user", "in/s", "out/s", "in bytes", "out bytes"),
+        *("pending", "subs", "rtt", "idle", "uptime", "client"),
+    )
     words = ("name", "address", "user", "client")
     title = f"Connections: {now['connections_total']}, by {sort}"
     table = _table(title, {name: name not in words for name in names})

@@ -95,4 +95,5 @@ def change(
     """How much a counter grew in a second; 0 where it began anew."""
     if old is None or seconds <= 0:
         return 0.0
-    return max(0.0, (new[name] - old[name]) / seconds)
+    grown: float = new[name] - old[name]
+    return max(0.0, grown / seconds)

@@ -126,12 +126,12 @@ def test_rates_are_those_of_the_traffic(server: Shardd, page: Page, dial: Dial) 
     for drain in drains:
         drain.start()
     try:
-        page.show(f"{server.monitoring}/", width=1280, height=1480, is_dark=False)
+        page.show(f"{server.monitoring}/", width=1280, height=1500, is_dark=False)
         page.wait("past.length >= 3 && past.at(-1).in_msgs > 100")
         assert page.value("past.at(-1).out_msgs") > 100
         assert page.value("document.querySelectorAll('polyline').length") == 4
         if PICTURE:
-            page.wait("past.length >= 45")
+            page.wait("past.length >= 100", 170)
             Path(PICTURE).write_bytes(page.picture())
             page.show(f"{server.monitoring}/", width=1280, height=1480, is_dark=True)
             page.wait("past.length >= 5")

@@ -50,9 +50,9 @@ class Page:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
+    def wait(self, expression: str, timeout_s: float = 30.0 * PATIENCE) -> Any:
         """The same, once it is true."""
-        return wait_until(lambda: self.value(expression), expression, 30.0 * PATIENCE)
+        return wait_until(lambda: self.value(expression), expression, timeout_s)
 
     def picture(self) -> bytes:
         """What it looks like, as PNG."""
@@ -83,7 +83,7 @@ def open_browser() -> Iterator[Page]:
             [
                 found,
                 *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
-                *("--disable-dev-shm-usage", f"--user-data-dir={profile}"),
+                *("--disable-dev-shm-usage", "--hide-scrollbars", f"--user-data-dir={profile}"),
                 *("--remote-debugging-port=0", "--remote-allow-origins=*", "about:blank"),
             ],
             stdin=subprocess.DEVNULL,
