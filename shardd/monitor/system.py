@@ -271,7 +271,9 @@ class SystemService:
         active = sum(1 for each in facts.values() if each.connections)
         silent_since = time.monotonic() - 3 * _BEAT_S_MAX
         others = sum(1 for seen in self._servers.values() if seen > silent_since)
-        return events.statsz(await self._gathering.make_varz(), active, 1 + others)
+        varz = await self._gathering.make_varz()
+        routes = (await self._gathering.make_routez(False))["routes"]
+        return events.statsz(varz, routes, active, 1 + others)
 
     def _note_change(self, account: str, payload: bytes) -> None:
         """A client of an account of this very server has come or gone."""

@@ -1,7 +1,7 @@
 """What a server says in the system account: envelopes, events, answers (sheet 14). Sans-IO."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -112,8 +112,13 @@ def account_event(
     return document | statistics_row(name, facts)
 
 
-def statsz(varz: Mapping[str, Any], active_accounts: int, active_servers: int) -> Document:
-    """The server in short, from its `/varz`."""
+def statsz(
+    varz: Mapping[str, Any],
+    routes: Iterable[Mapping[str, Any]],
+    active_accounts: int,
+    active_servers: int,
+) -> Document:
+    """The server in short, from its `/varz` and the rows of `/routez`."""
     result: Document = {
         name: varz[name]
         for name in ("start", "mem", "cores", "cpu", "connections", "total_connections")
@@ -128,6 +133,18 @@ def statsz(varz: Mapping[str, Any], active_accounts: int, active_servers: int) -
         "bytes": varz["in_client_bytes"],
     }
     result["slow_consumers"] = varz["slow_consumers"]
+    rows = [
+        {
+            "rid": row["rid"],
+            "name": row["remote_name"],
+            "sent": {"msgs": row["out_msgs"], "bytes": row["out_bytes"]},
+            "received": {"msgs": row["in_msgs"], "bytes": row["in_bytes"]},
+            "pending": row["pending_size"],
+        }
+        for row in routes
+    ]
+    if rows:
+        result["routes"] = rows
     result["active_servers"] = active_servers
     result["gomaxprocs"] = varz["gomaxprocs"]
     return result
