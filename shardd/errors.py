@@ -70,6 +70,7 @@ class CloseReason(enum.IntEnum):
     DUPLICATE_SERVER_NAME = 26
     CLUSTER_NAME_CONFLICT = 27
     WRONG_PORT = 28
+    KICKED = 29
 
     @property
     def text(self) -> str:
@@ -106,6 +107,7 @@ _CLOSE_TEXTS: Final = {
     CloseReason.DUPLICATE_SERVER_NAME: "Duplicate Server Name",
     CloseReason.CLUSTER_NAME_CONFLICT: "Cluster Name Conflict",
     CloseReason.WRONG_PORT: "Incorrect Port",
+    CloseReason.KICKED: "Kicked",
 }
 
 

@@ -8,17 +8,20 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from shardd.config.core import Config
 from shardd.config.streaming import StreamingOptions
 from shardd.identity import new_server_id
-from shardd.inquiry import open_inquiries
+from shardd.inquiry import open_inquiries, socket_name
 from shardd.orders import OrderChannel
 from shardd.process import raise_file_limit
 from shardd.quotas import Quotas
+from shardd.reports.events import Envelope
 from shardd.router.ring import Ring
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.slots import Slots
@@ -67,14 +70,17 @@ class HostSetup:
     # other servers, and the name that the cluster has until another server knows better.
     router_index: int | None = None
     cluster_listener: socket.socket | None = None
+    cluster_port: int = 0  # of that listener, 0: none; every process may want to know it
     cluster_name: str = ""
     # The streaming workers: the first one's slot, and how many there are.
     streaming_first: int = 0
     streaming_count: int = 0
-    # Where the server's own user puts questions to each of them.
-    streaming_inquiries: tuple[socket.socket, ...] = ()
-    # Where the server's own user puts questions to the router.
-    inquiries: socket.socket | None = None
+    # The monitor, if the server is watched: its slot, the last one, and where it is asked.
+    monitor_index: int | None = None
+    http_listener: socket.socket | None = None
+    start_ns: int = 0  # when the server began, nanoseconds since 1970
+    # Where the monitor and the server's own user put questions, one for each process.
+    inquiries: tuple[socket.socket, ...] = ()
     # Where clients reach this host from elsewhere, for other servers to pass on.
     connect_urls: tuple[str, ...] = ()
     websocket_urls: tuple[str, ...] = ()
@@ -93,7 +99,26 @@ class HostSetup:
         """What the process of a slot is called in the log."""
         if index in self.streaming_slots:
             return f"Streaming {index - self.streaming_first}"
+        if index == self.monitor_index:
+            return "Monitor"
         return "Router" if index == self.router_index else f"Worker {index}"
+
+    @property
+    def http_port(self) -> int:
+        """Where monitoring listens; 0: nowhere."""
+        return 0 if self.http_listener is None else int(self.http_listener.getsockname()[1])
+
+    def envelope(self) -> Envelope:
+        """Who this server is, on what one process says of it."""
+        return Envelope(self.server_id, self.server_name, self.host, self.cluster_name)
+
+    def inquiry_paths(self) -> dict[int, Path]:
+        """Where each process is asked, by slot."""
+        directory = Path(self.control_dir)
+        return {
+            index: directory / socket_name(self.name_of(index))
+            for index in range(len(self.inquiries))
+        }
 
 
 def number_accounts(names: Iterable[str], known: Mapping[str, int]) -> dict[str, int]:
@@ -122,6 +147,7 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     unix = _open_unix(config, stack)
     cluster_name = config.cluster.name or secrets.token_hex(11) if config.cluster else ""
     cluster_listener = _open_cluster(config, cluster_name, stack)
+    http_listener = _open_http(config, stack)
     process_count = config.process_count
     port: int = listeners[0].getsockname()[1]
     if config.pid_file:
@@ -132,13 +158,6 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         stack.callback(outlet.close)
     runtime = RuntimeDirectory.create()
     stack.callback(runtime.close)
-    inquiries = open_inquiries(runtime.path) if config.cluster is not None else None
-    if inquiries is not None:
-        stack.callback(inquiries.close)
-    streaming_inquiries = _open_streaming(config, runtime, stack)
-    orders = tuple(OrderChannel() for _ in range(process_count))
-    for channel in orders:
-        stack.callback(channel.close)
     _say_listening(config, port)
     setup = HostSetup(
         config=config,
@@ -157,18 +176,21 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
         hash_seed=int.from_bytes(os.urandom(8), "little"),
         websocket_listeners=websockets,
         unix_listener=unix,
-        orders=orders,
+        orders=_open_orders(process_count, stack),
         account_ids=number_accounts(config.account_names, {}),
         router_index=worker_count if config.cluster is not None else None,
         cluster_listener=cluster_listener,
+        cluster_port=0 if cluster_listener is None else cluster_listener.getsockname()[1],
         cluster_name=cluster_name,
         streaming_first=worker_count + (config.cluster is not None),
-        streaming_count=len(streaming_inquiries),
-        streaming_inquiries=streaming_inquiries,
-        inquiries=inquiries,
+        streaming_count=config.streaming.workers if config.streaming is not None else 0,
+        monitor_index=process_count - 1 if config.has_monitoring else None,
+        http_listener=http_listener,
+        start_ns=time.time_ns(),
         connect_urls=_connect_urls(config, listeners[0]),
         websocket_urls=_websocket_urls(config, websockets),
     )
+    setup = replace(setup, inquiries=_open_inquiries(setup, runtime.path, stack))
 
     def release(index: int) -> None:
         runtime.leave_in_child()
@@ -181,13 +203,13 @@ def _release(setup: HostSetup, index: int) -> None:
     """In a child: lets go of what is the supervisor's and the other processes'."""
     for number, channel in enumerate(setup.orders):
         channel.leave_in_child(number == index)
-    if index != setup.router_index:
-        for listener in (setup.cluster_listener, setup.inquiries):
-            if listener is not None:
-                listener.close()
-    for number, listener in enumerate(setup.streaming_inquiries):
-        if index != setup.streaming_first + number:
-            listener.close()
+    for number, inquiries in enumerate(setup.inquiries):
+        if number != index:
+            inquiries.close()
+    if index != setup.router_index and setup.cluster_listener is not None:
+        setup.cluster_listener.close()
+    if index != setup.monitor_index and setup.http_listener is not None:
+        setup.http_listener.close()
     for number in range(setup.worker_count):
         if number != index:
             setup.listeners[number].close()
@@ -261,17 +283,38 @@ def _open_cluster(config: Config, name: str, stack: ExitStack) -> socket.socket 
     return listener
 
 
-def _open_streaming(
-    config: Config, runtime: RuntimeDirectory, stack: ExitStack
+def _open_orders(count: int, stack: ExitStack) -> tuple[OrderChannel, ...]:
+    """The supervisor's way to tell each process something."""
+    orders = tuple(OrderChannel() for _ in range(count))
+    for channel in orders:
+        stack.callback(channel.close)
+    return orders
+
+
+def _open_http(config: Config, stack: ExitStack) -> socket.socket | None:
+    """The listening socket of monitoring, if it is configured."""
+    if not (config.http_port or config.https_port):
+        return None
+    host = config.http_host or config.host
+    (listener,) = open_listeners(host, config.http_port or config.https_port, 1)
+    stack.callback(listener.close)
+    scheme = "http" if config.http_port else "https"
+    address = join_address(host, listener.getsockname()[1])
+    _log.info("Starting %s monitor on %s", scheme, address)
+    return listener
+
+
+def _open_inquiries(
+    setup: HostSetup, directory: Path, stack: ExitStack
 ) -> tuple[socket.socket, ...]:
-    """Where each streaming worker is asked, if there are any."""
-    count = config.streaming.workers if config.streaming is not None else 0
-    listeners = tuple(
-        open_inquiries(runtime.path, f"streaming.{number}") for number in range(count)
-    )
-    for listener in listeners:
-        stack.callback(listener.close)
-    return listeners
+    """A socket for each process; opened where anybody asks."""
+    if setup.slots.count == setup.worker_count:
+        return ()  # workers are asked by the monitor only
+    sockets = []
+    for index in range(setup.slots.count):
+        sockets.append(open_inquiries(directory, setup.name_of(index)))
+        stack.callback(sockets[-1].close)
+    return tuple(sockets)
 
 
 def _connect_urls(config: Config, listener: socket.socket) -> tuple[str, ...]:

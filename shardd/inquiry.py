@@ -1,11 +1,11 @@
 """Questions to a running server, asked on its host by its own user: how they are put and answered.
 
-The server listens on a socket in its runtime directory, which nobody but its user (and root) can
-enter. Whoever asks sends one line of JSON, an object whose `ask` is the question's name, and gets
-the answer in parts: one line of JSON each, and an empty line at the end, so that an answer that was
-cut off is never taken for a whole one. Parts are made one by one between other work: a long answer
-holds up nothing. The supervisor opens the socket and keeps it, so that a question that comes while
-the process that answers is being replaced finds the next one.
+Each process listens on a socket in the server's runtime directory, which nobody but its user (and
+root) can enter. Whoever asks sends one line of JSON, an object whose `ask` is the question's name,
+and gets the answer in parts: one line of JSON each, and an empty line at the end, so that an answer
+that was cut off is never taken for a whole one. Parts are made one by one between other work: a
+long answer holds up nothing. The supervisor opens the sockets and keeps them, so that a question
+that comes while the process that answers is being replaced finds the next one.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from shardd import limits
 from shardd.errors import ShardError
 from shardd.sockets import open_unix_listener
 
-SOCKET_NAME: Final = "inquiries"
 _MODE: Final = 0o600
 
 Part = Mapping[str, Any]
@@ -32,9 +31,14 @@ class InquiryError(ShardError):
     """The server did not answer, or not to the end; the text says why."""
 
 
-def open_inquiries(directory: Path, name: str = SOCKET_NAME) -> socket.socket:
-    """A listening socket of a server with this runtime directory. Raises BootError."""
-    return open_unix_listener(str(directory / name), _MODE)
+def socket_name(process: str) -> str:
+    """The socket of one process of a server (`Router`, `Worker 0`), in its runtime directory."""
+    return f"inquiries.{process.lower().replace(' ', '-')}"
+
+
+def open_inquiries(directory: Path, process: str) -> socket.socket:
+    """The listening socket of one process, in the server's runtime directory. Raises BootError."""
+    return open_unix_listener(str(directory / socket_name(process)), _MODE)
 
 
 class Inquiries:

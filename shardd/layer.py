@@ -7,7 +7,7 @@ asks `take` afterwards.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from shardd.errors import CloseReason, ShardError
 
@@ -55,6 +55,9 @@ class Layer(Protocol):
     @property
     def cookies(self) -> "Cookies | None":
         """Credentials that came with a browser's request; None where there are none."""
+
+    def facts(self) -> dict[str, Any]:
+        """What monitoring tells of it, by the names that a connection's entry has (sheet 12.2)."""
 
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""

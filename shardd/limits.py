@@ -21,6 +21,7 @@ WRITE_DEADLINE_S: Final = 10.0
 AUTH_TIMEOUT_S: Final = 2.0
 TLS_TIMEOUT_S: Final = 2.0
 LAME_DUCK_DURATION_S: Final = 120.0
+CLOSED_CLIENTS_MAX: Final = 10_000
 LAME_DUCK_GRACE_S: Final = 10.0
 ACCEPT_BACKOFF_S_MIN: Final = 0.010
 ACCEPT_BACKOFF_S_MAX: Final = 1.0
@@ -115,10 +116,15 @@ PEERS_MAX: Final = 64
 # Connections of one pool: what a peer announces is believed up to here.
 ROUTE_POOL_MAX: Final = 1024
 
+# Connections to monitoring over HTTP: tools keep one or two each, and a page six.
+MONITORING_CONNECTIONS_MAX: Final = 128
+
 # Questions of `shardd routes` and its like: how many at once, and how long either side waits for
 # the other to go on.
 INQUIRIES_MAX: Final = 8
 INQUIRY_BYTES_MAX: Final = 4096
+# One part of an answer: a page of connections with their subscriptions fits in it.
+INQUIRY_PART_BYTES_MAX: Final = 256 * 1_048_576
 INQUIRY_S_MAX: Final = 10.0
 
 # Supervision. A worker beats every tick; one that is silent for the whole limit is killed.

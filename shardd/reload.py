@@ -26,6 +26,11 @@ _FIXED: Final = {
     "no_auth_user": "NoAuthUser",
     "system_account": "SystemAccount",
     "always_enable_nonce": "AlwaysEnableNonce",
+    "http_host": "HTTPHost",
+    "http_port": "HTTPPort",
+    "https_port": "HTTPSPort",
+    "http_base_path": "HTTPBasePath",
+    "max_closed_clients": "MaxClosedClients",
     "lame_duck_duration_s": "LameDuckDuration",
     "lame_duck_grace_s": "LameDuckGracePeriod",
     # shardd's own, by their names in the file

@@ -45,7 +45,8 @@ cdef struct Slot:
     uint64_t ring_bytes        # published into the ring
     uint64_t oversize_messages
     uint64_t redirected        # queue-group messages handed on
-    uint64_t reserved3[10]
+    uint64_t loop_late_us      # by which ticks came too late, summed
+    uint64_t reserved3[9]
     # lines 5-12: how much of each peer's interest this process has applied
     uint64_t applied[64]
 

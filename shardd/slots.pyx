@@ -36,7 +36,7 @@ cdef extern from "router/ring_atomic.h" nogil:
 cdef enum:
     LAYOUT_VERSION = 1
     LINE_BYTES = 64
-    COUNTERS = 14              # uint64_t fields from `connections` to `redirected`
+    COUNTERS = 15              # uint64_t fields from `connections` to `loop_late_us`
     SLOTS_MAX = 64             # bits of a process mask, length of Slot.applied
 
 cdef uint64_t MAGIC = 0x65676170_64726873  # "shrdpage", as little-endian bytes
@@ -57,6 +57,7 @@ COUNTER_NAMES = (
     "ring_bytes",
     "oversize_messages",
     "redirected",
+    "loop_late_us",
 )
 
 
@@ -83,7 +84,7 @@ cdef int _check_layout() except -1:
         or sizeof(HostPage) % LINE_BYTES
         or <char*>&slot.is_asleep - <char*>&slot != LINE_BYTES
         or <char*>&slot.connections - <char*>&slot != 2 * LINE_BYTES
-        or &slot.redirected - &slot.connections != COUNTERS - 1
+        or &slot.loop_late_us - &slot.connections != COUNTERS - 1
         or len(COUNTER_NAMES) != COUNTERS
         or sizeof(slot.applied) != SLOTS_MAX * sizeof(uint64_t)
         or PROCESSES_MAX != SLOTS_MAX

@@ -425,6 +425,9 @@ class Supervisor:
             urls["websocket"] = listener_urls(self._setup.websocket_listeners[0], scheme)
         if self._setup.cluster_listener is not None:
             urls["cluster"] = listener_urls(self._setup.cluster_listener)
+        if self._setup.http_listener is not None:
+            scheme = "http" if self._setup.config.http_port else "https"
+            urls["monitoring"] = listener_urls(self._setup.http_listener, scheme)
         return urls
 
     def _handle_end(self, ended: Ended) -> None:

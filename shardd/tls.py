@@ -10,7 +10,7 @@ import hashlib
 import os
 import ssl
 from collections.abc import Iterator
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -158,6 +158,25 @@ class TlsLayer:
         """The cipher suite's name."""
         cipher = self.tls_object.cipher()
         return cipher[0] if cipher else ""
+
+    def facts(self) -> dict[str, Any]:
+        """What monitoring tells of it: version, cipher suite, the peer's certificate."""
+        if not self.is_open:
+            return {}
+        facts: dict[str, Any] = {
+            "tls_version": self.version,
+            "tls_cipher_suite": self.cipher,
+        }
+        certificate = self.peer_certificate
+        if certificate is not None:
+            facts["tls_peer_certs"] = [
+                {
+                    "subject": x509.load_der_x509_certificate(certificate).subject.rfc4514_string(),
+                    "spki_sha256": key_pin(certificate),
+                    "cert_sha256": hashlib.sha256(certificate).hexdigest(),
+                }
+            ]
+        return facts
 
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""

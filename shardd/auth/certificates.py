@@ -4,6 +4,7 @@ The names come in the order in which nats-server tries them (sheet 7): e-mail ad
 and URIs of the subject alternative name, then the distinguished name.
 """
 
+import datetime
 from collections.abc import Iterator, Sequence
 
 from cryptography import x509
@@ -22,6 +23,11 @@ _SHORT_NAMES = {
     NameOID.DOMAIN_COMPONENT: "DC",
     NameOID.USER_ID: "UID",
 }
+
+
+def end_of(pem: bytes) -> datetime.datetime:
+    """Until when the first certificate of a PEM text is valid."""
+    return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
 def user_of(certificate: bytes, users: Sequence[str]) -> str | None:

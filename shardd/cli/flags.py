@@ -77,6 +77,8 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("config", "c"), Kind.TEXT, "Configuration file", "file"),
         Flag(("t",), Kind.BOOLEAN, "Test the configuration and exit"),
         Flag(("signal", "sl"), Kind.TEXT, "Signal a server: stop, quit, reload, ldm ...", "signal"),
+        Flag(("http_port", "m"), Kind.INTEGER, "Port for monitoring over HTTP (-1: any)", "port"),
+        Flag(("https_port", "ms"), Kind.INTEGER, "The same over HTTPS", "port"),
         Flag(("workers",), Kind.INTEGER, "Worker processes (default: one per core)", "count"),
         Flag(("pin",), Kind.BOOLEAN, "Pin each worker to a core (default: false)"),
         Flag(("set",), Kind.TEXT, "One setting under its configuration name", "key=value"),
@@ -170,8 +172,6 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
 # nats-server's flags that this version takes and does not serve, as it does the same settings of a
 # file: one warning each at start. The text says what they would be for.
 NOT_SERVED: Final = (
-    Flag(("http_port", "m"), Kind.INTEGER, "monitoring"),
-    Flag(("https_port", "ms"), Kind.INTEGER, "monitoring"),
     Flag(("syslog", "s"), Kind.BOOLEAN, "syslog"),
     Flag(("remote_syslog", "r"), Kind.TEXT, "syslog"),
     Flag(("log_size_limit",), Kind.INTEGER, "log rotation by size"),

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from shardd.cli import commands, routes, signals, start, stream
+from shardd.cli import check, commands, routes, signals, start, stream, top
 from shardd.errors import ExitCode, InternalError, ShardError
 from shardd.version import SHARDD_VERSION
 
@@ -35,6 +35,8 @@ group.add_command(start.streaming_command)
 group.add_command(signals.command)
 group.add_command(routes.command)
 group.add_command(stream.group)
+group.add_command(top.command)
+group.add_command(check.group)
 group.add_command(commands.pub)
 group.add_command(commands.sub)
 group.add_command(commands.request)

@@ -84,7 +84,7 @@ def _ask(pid: int, has_subscriptions: bool) -> tuple[dict[str, Any], dict[int, W
         directory = directory_of(pid)
         if directory is None:
             raise ConfigError(f"process {pid} is no shardd server")
-        path = directory / inquiry.SOCKET_NAME
+        path = directory / inquiry.socket_name("Router")
         with contextlib.suppress(FileNotFoundError):
             parts = inquiry.ask(path, {"ask": "routez", "subs": has_subscriptions})
             return _collect(parts)

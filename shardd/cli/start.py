@@ -239,6 +239,11 @@ def start(**options: Any) -> int:
     def main(setup: "HostSetup", index: int) -> int:
         if index in setup.streaming_slots:
             return streaming_main(setup, index)
+        if index == setup.monitor_index:
+            # In the child alone: what HTTP needs takes longer to import than the rest to start.
+            from shardd.monitor.main import run as monitor_main
+
+            return monitor_main(setup, index)
         return (router_main if index == setup.router_index else worker_main)(setup, index)
 
     if config.cluster is not None:

@@ -91,6 +91,12 @@ class Config:
     unix: UnixListener | None = None
     cluster: Cluster | None = None
     streaming: StreamingOptions | None = None
+    # monitoring over HTTP
+    http_host: str = ""  # empty: where clients connect to
+    http_port: int = 0  # 0: none; -1: any
+    https_port: int = 0
+    http_base_path: str = ""
+    max_closed_clients: int = limits.CLOSED_CLIENTS_MAX  # remembered for monitoring
     # limits of users and accounts over the whole host (shardd's own); "*" is everybody not named
     user_limits: Mapping[str, UseLimits] = field(default_factory=dict)
     account_limits: Mapping[str, UseLimits] = field(default_factory=dict)
@@ -151,6 +157,16 @@ class Config:
             return self.workers
         return min(len(os.sched_getaffinity(0)), limits.WORKERS_MAX)
 
+    @property
+    def has_monitoring(self) -> bool:
+        """Whether the server is watched: over HTTP, or by users of the system account."""
+        if self.http_port or self.https_port:
+            return True
+        name = self.system_account
+        return bool(name) and (
+            self.operator is not None or any(user.account == name for user in self.users)
+        )
+
     def advertised(self, host: str, port: int) -> tuple[str, int]:
         """What INFO tells clients: `client_advertise` if set, else the address listened on."""
         if self.client_advertise is None:
@@ -167,6 +183,7 @@ class Config:
         self._validate_cluster()
         if self.streaming is not None:
             self._validate_streaming(self.streaming)
+        self._validate_monitoring()
 
     def _validate_address(self) -> None:
         if self.port != PORT_ANY:
@@ -242,6 +259,17 @@ class Config:
         if self.unix is not None and not self.unix.path:
             raise ConfigError("listen_unix: needs a path")
 
+    def _validate_monitoring(self) -> None:
+        for key, port in (("http_port", self.http_port), ("https_port", self.https_port)):
+            if port != PORT_ANY:
+                _require_range(key, port, 0, _PORT_MAX, " (-1: any free port)")
+        if self.http_port and self.https_port:
+            raise ConfigError(
+                f"can't specify both HTTP ({self.http_port}) and HTTPs ({self.https_port}) ports"
+            )
+        if self.https_port and self.tls is None:
+            raise ConfigError("https: TLS cert and key required for HTTPS")
+
     def _validate_cluster(self) -> None:
         cluster = self.cluster
         if cluster is None:
@@ -281,7 +309,7 @@ class Config:
     def process_count(self) -> int:
         """Processes of the host that the supervisor starts."""
         streaming = 0 if self.streaming is None else self.streaming.workers
-        return self.worker_count + (self.cluster is not None) + streaming
+        return self.worker_count + (self.cluster is not None) + streaming + self.has_monitoring
 
     @property
     def route_urls(self) -> tuple[RouteUrl, ...]:

@@ -399,6 +399,9 @@ def cluster_of(entry: Entry, read: ReadBytes, notes: Notes) -> Cluster:
         fields.pop("pool_size")  # the default, as for nats-server
     if " " in fields.get("name", ""):
         raise entry.place.error("cluster name cannot contain spaces")
+    if fields.get("tls") is not None:
+        # The handshake is part of it.
+        fields.setdefault("auth_timeout_s", fields["tls"].timeout_s + 1.0)
     return Cluster(**fields)
 
 

@@ -217,6 +217,12 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
     add("lame_duck_grace_period", "lame_duck_grace_s", grace)
     add("system_account system", "system_account", text_of)
 
+    return {**readers, **_address_readers(fields)}
+
+
+def _address_readers(fields: dict[str, Any]) -> dict[str, Reader]:
+    """Keys whose value sets more than one field, or another one than they say."""
+
     def listen(entry: Entry) -> None:
         fields.update(listen_of(entry))
 
@@ -228,10 +234,28 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
         if boolean_of(entry):
             fields["trace"] = True
 
-    readers["listen"] = listen
+    def monitor(name: str) -> Reader:
+        def read(entry: Entry) -> None:
+            found = listen_of(entry)
+            fields[name] = found["port"]
+            if "host" in found:
+                fields["http_host"] = found["host"]
+
+        return read
+
+    readers: dict[str, Reader] = {"listen": listen}
+    readers["http"] = monitor("http_port")
+    readers["https"] = monitor("https_port")
     for name in ("no_system_account", "no_system", "no_sys_acc"):
         readers[name] = no_system_account
     readers["trace_verbose"] = trace_verbose
+    for names, field, read in (
+        ("http_port monitor_port", "http_port", integer_of),
+        ("https_port", "https_port", integer_of),
+        ("http_base_path", "http_base_path", text_of),
+        ("max_closed_clients", "max_closed_clients", integer_of),
+    ):
+        readers.update(dict.fromkeys(names.split(), setter(fields, field, read)))
     return readers
 
 

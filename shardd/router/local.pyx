@@ -23,7 +23,7 @@ from shardd.errors import InternalError
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.frame cimport MESSAGE_HAS_HEADER, Message, tail_room, write_tail
 from shardd.router.subject cimport SUBJECT_LITERAL, subject_kind
-from shardd.router.sublist cimport Subscription
+from shardd.router.sublist cimport Match, Subscription
 
 cdef enum:
     # A record's length is a 32-bit number; this leaves room for all that is not payload.
@@ -151,6 +151,12 @@ cdef class LocalClient:
             <unsigned char*>PyBytes_AS_STRING(tail), data(reply), message.reply_len,
             bool(header), message.header_len, data(body), message.total_len)
         return self._publish(&message, echo)
+
+    def is_wanted(self, bytes subject not None, uint32_t account=0) -> bool:
+        """Whether anybody, here or elsewhere, would get what is published there."""
+        cdef const Match* match = self._sublist.match(
+            account, data(subject), PyBytes_GET_SIZE(subject))
+        return match.plain_count > 0 or match.group_count > 0 or match.processes != 0
 
     def close(self) -> None:
         """End every subscription. Nothing is delivered any more."""

@@ -22,7 +22,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from shardd.router.match_cache cimport (
+    WAYS,
     Entry,
+    MatchCache,
     cache_configure,
     cache_find,
     cache_insert,
@@ -69,6 +71,9 @@ from shardd.router.trie cimport (
 )
 
 from shardd.limits import MATCH_CACHE_BYTES_MAX, MATCH_CACHE_ENTRIES, PROCESSES_MAX
+
+cdef extern from *:
+    int __builtin_popcountll(unsigned long long word) nogil
 
 assert PROCESSES_MAX <= MASK_BITS
 
@@ -430,3 +435,23 @@ cdef class Sublist:
             inserts=self.inserts,
             removes=self.removes,
         )
+
+    def fanout(self) -> tuple[int, int]:
+        """How many get a message by the cached results: the most, and the sum over all of them.
+
+        A queue group counts as one, and so does another process. Walks the cache, whose size is
+        bounded: for whoever asks, not for every message.
+        """
+        cdef const MatchCache* cache = &self._index.cache
+        cdef const Match* found
+        cdef size_t cell
+        cdef uint64_t count, most = 0, total = 0
+        if cache.cells != NULL:
+            for cell in range((cache.set_mask + 1) * <size_t>WAYS):
+                if cache.cells[cell].entry != NULL:
+                    found = <const Match*>(cache.cells[cell].entry + 1)
+                    count = found.plain_count + found.group_count
+                    count += __builtin_popcountll(found.processes)
+                    total += count
+                    most = max(most, count)
+        return most, total

@@ -25,6 +25,7 @@ from shardd.inquiry import Inquiries, Part
 from shardd.orders import LameDuck, Order, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
+from shardd.pulse import Pulse
 from shardd.router.control import Control
 from shardd.router.doorbell import Doorbell
 from shardd.router.mesh import Mesh
@@ -42,7 +43,6 @@ from shardd.sockets import error_text, plain_address
 from shardd.tls import TlsLayer, client_context, server_context
 from shardd.topology import Topology
 
-_TICK_S: Final = 0.05
 _DIAL_S_MAX: Final = 1.0  # as nats-server's
 # A router that replaces another one does not tell clients that the others have gone before it has
 # had the time to find them.
@@ -68,6 +68,7 @@ class Router:
         self._untold: Topology | None = None
         self._orders = setup.orders[index].receiver()
         self._taken: list[Order] = []  # orders that wait for their turn
+        self._pulse = Pulse(setup.slots, index, loop, self._tick)
         config = setup.config
         assert config.cluster is not None
         seed = int.from_bytes(os.urandom(8), "little")
@@ -121,9 +122,8 @@ class Router:
             setup.server_name,
             lambda: setup.slots.counters(index)["slow_consumers"],
         )
-        self._inquiries: Inquiries | None = None
-        if setup.inquiries is not None:
-            self._inquiries = Inquiries(setup.inquiries, loop, {"routez": self._answer_routez})
+        answers = {"routez": self._answer_routez}
+        self._inquiries = Inquiries(setup.inquiries[index], loop, answers)
 
     def _set_contexts(self, config: Config) -> None:
         tls = config.cluster.tls if config.cluster is not None else None
@@ -140,12 +140,11 @@ class Router:
         self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
-        if self._inquiries is not None:
-            self._inquiries.start()
+        self._inquiries.start()
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
-        self._tick()
+        self._pulse.beat()
 
     def stop(self) -> None:
         """Send what workers have handed in, close every route, end."""
@@ -157,8 +156,7 @@ class Router:
         for task in self._dialing:
             task.cancel()
         self._stop_listening()
-        if self._inquiries is not None:
-            self._inquiries.stop()
+        self._inquiries.stop()
         self._cluster.stop()
         self._pump.finish()
         self._loop.stop()
@@ -184,8 +182,6 @@ class Router:
         self._pump.finish()
 
     def _tick(self) -> None:
-        self._loop.call_later(_TICK_S, self._tick)
-        self._setup.slots.beat(self._index)
         self._pump.read_clock()
         if not self._is_complete:
             self._on_control()

@@ -23,7 +23,7 @@ from shardd.inquiry import Inquiries, open_inquiries
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
 from shardd.streaming.main import code_of, recover, run_loop
-from shardd.streaming.questions import QUESTION, answer, socket_name
+from shardd.streaming.questions import QUESTION, answer, process_name
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.tcp_bus import TcpBus
@@ -144,7 +144,7 @@ def run(config: Config) -> int:
                 write_pid_file(config.pid_file)
             runtime = RuntimeDirectory.create()
             stack.callback(runtime.close)
-            inquiries = stack.enter_context(open_inquiries(runtime.path, socket_name(0)))
+            inquiries = stack.enter_context(open_inquiries(runtime.path, process_name(0)))
             store, recovered = recover(options, 0, 1, loop)
             alone = Alone(options, loop, store, recovered, inquiries)
         except (BootError, StoreError) as error:

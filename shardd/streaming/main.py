@@ -96,7 +96,7 @@ class StreamingWorker:
         self._served = Served(options, self._bus, store, index, loop, self._finish, self.fail)
         self._engine, self._server = self._served.engine, self._served.server
         self._inquiries = Inquiries(
-            setup.streaming_inquiries[index],
+            setup.inquiries[slot],
             loop,
             {QUESTION: partial(answer, self._server, setup.server_id)},
         )

@@ -6,13 +6,13 @@ puts the parts together, as monitoring over HTTP would.
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from shardd import inquiry
 from shardd.config.streaming import ChannelEntry, ChannelLimits, StoreLimits, StreamingOptions
-from shardd.inquiry import InquiryError, Part
+from shardd.inquiry import InquiryError, Part, socket_name
 from shardd.streaming import statistics
 from shardd.streaming.server import StreamingServer
 from shardd.streaming.statistics import Document, ServerFacts
@@ -21,9 +21,9 @@ from shardd.version import SHARDD_VERSION
 QUESTION: Final = "streaming"
 
 
-def socket_name(index: int) -> str:
-    """Where worker `index` of a pool listens."""
-    return f"streaming.{index}"
+def process_name(index: int) -> str:
+    """What worker `index` of a pool is called, and its socket after it."""
+    return f"Streaming {index}"
 
 
 def answer(server: StreamingServer, server_id: str, question: Part) -> Iterator[Part]:
@@ -55,6 +55,15 @@ def ask(directory: Path, path: str, query: Mapping[str, str]) -> tuple[int, Docu
     question = {"ask": QUESTION, "path": path, "query": dict(query)}
     lead = _one(directory, 0, question)
     others = [_one(directory, index, question) for index in range(1, lead["workers"])]
+    return assemble([lead, *others], path, query)
+
+
+def assemble(
+    answers: Sequence[Mapping[str, Any]], path: str, query: Mapping[str, str]
+) -> tuple[int, Document | str]:
+    """HTTP status and document, or a text instead, from what every worker answered; the lead's
+    answer is the first."""
+    lead = answers[0]
     facts = ServerFacts(
         server_id=lead["server_id"],
         version=SHARDD_VERSION,
@@ -62,12 +71,12 @@ def ask(directory: Path, path: str, query: Mapping[str, str]) -> tuple[int, Docu
         now_ns=time.time_ns(),
         started_ns=lead["started_ns"],
     )
-    parts = [each["part"] for each in (lead, *others)]
+    parts = [each["part"] for each in answers]
     return statistics.document(parts, path, query, _options_of(lead), facts)
 
 
 def _one(directory: Path, index: int, question: Part) -> dict[str, Any]:
-    for part in inquiry.ask(directory / socket_name(index), question):
+    for part in inquiry.ask(directory / socket_name(process_name(index)), question):
         return part
     raise InquiryError("the server gave no answer")
 

@@ -30,9 +30,9 @@ from shardd.router.subject cimport (
     subject_kind,
 )
 from shardd.router.sublist cimport Subscription
+from shardd.router.table cimport table_next
 from shardd.wire cimport (
     CONTROL_LINE_TOO_LONG,
-    HEADERS_NOT_ALLOWED,
     PAYLOAD_TOO_LARGE,
     UNKNOWN_OPERATION,
     VERB_CONNECT,
@@ -73,19 +73,17 @@ cdef class Connection(Life):
         if operation.verb == VERB_ERR:
             log.error("%s - Client error %s", self,
                       session.quote(operation.args[:operation.args_len]))
-            self.close(CloseReason.CLIENT_CLOSED)
+            self.close(CloseReason.PARSE_ERROR)
         return 0
 
     cdef int fail(self, int trouble) except -1:
         """The peer broke the protocol (sheet 1.4, 3.1)."""
         if trouble == UNKNOWN_OPERATION:
-            self.close(CloseReason.PARSE_ERROR, errors.ERR_UNKNOWN_OPERATION)
+            self.close(CloseReason.PROTOCOL_VIOLATION, errors.ERR_UNKNOWN_OPERATION)
         elif trouble == CONTROL_LINE_TOO_LONG:
             self.close(CloseReason.MAXIMUM_CONTROL_LINE_EXCEEDED, errors.ERR_MAX_CONTROL_LINE)
         elif trouble == PAYLOAD_TOO_LARGE:
             self.close(CloseReason.MAXIMUM_PAYLOAD_EXCEEDED, errors.ERR_MAX_PAYLOAD)
-        elif trouble == HEADERS_NOT_ALLOWED:
-            self.close(CloseReason.MESSAGE_HEADER_VIOLATION)
         else:
             self.close(CloseReason.PROTOCOL_VIOLATION)
 
@@ -155,6 +153,11 @@ cdef class Connection(Life):
         """Whether a subject or reply that begins like a reserved one may be used."""
         cdef bytes subject = operation.subject[:operation.subject_len]
         cdef bytes reply = operation.reply[:operation.reply_len] if operation.reply_len else b""
+        if reply and subject == session.USER_INFO:
+            self.shared.observer.tell_user(self, reply)
+            if self.verbose:
+                self.ok()
+            return False
         text = session.publish_refusal(subject, reply)
         if text is not None:
             self.refuse(text)
@@ -237,3 +240,66 @@ cdef class Connection(Life):
                     each.entry, RATE_BYTES, bytes, each.bytes_per_s, now_ns))
         if wait_ns:
             self.hold(self.shared.poller.now_ms + wait_ns // 1_000_000 + 1)
+
+    # --- what it says of itself ----------------------------------------------------------------
+
+    def row(self, int64_t wall_ns) -> dict[str, object]:
+        """This client as monitoring has it (sheet 12.2), see `reports.connz.Row`.
+
+        Args:
+            wall_ns: nanoseconds since 1970 at the beginning of the worker's clock.
+        """
+        cdef object options = self.options
+        row = {
+            "cid": self.client_id,
+            "kind": "Client",
+            "type": "websocket" if self.door.websocket is not None else "nats",
+            "ip": self._shown_ip or self.ip,
+            "port": self.port,
+            "start_ns": wall_ns + <int64_t>self.started_ms * 1_000_000,
+            "last_ns": wall_ns + <int64_t>self.active_ms * 1_000_000,
+            "rtt_ns": self.rtt_us * 1000,
+            "pending_bytes": self.pending,
+            "in_msgs": self.messages_in,
+            "out_msgs": self.messages_out,
+            "in_bytes": self.bytes_in,
+            "out_bytes": self.bytes_out,
+            "subscriptions": self._sids.count,
+        }
+        if self.stalls:
+            row["stalls"] = self.stalls
+        names = (("name", options.name), ("lang", options.lang), ("version", options.version))
+        row |= {name: value for name, value in names if value}
+        if self.admission is not None:
+            identity = self.admission.identity
+            if identity.user:
+                row["authorized_user"] = identity.user
+            row["account"] = row["name_tag"] = identity.account
+        elif options.user:
+            row["authorized_user"] = options.user
+        if self.layer is not None:
+            row |= self.layer.facts()
+        return row
+
+    def subscription_rows(self) -> list[dict[str, object]]:
+        """What it subscribes to, as monitoring has it (sheet 12.3); without the account."""
+        cdef size_t index = 0
+        cdef size_t length
+        cdef const unsigned char* text
+        cdef Subscription* subscription
+        rows = []
+        while True:
+            subscription = <Subscription*>table_next(&self._sids, &index)
+            if subscription == NULL:
+                return rows
+            text = self.shared.sublist.subject_of(subscription, &length)
+            row = {"subject": text[:length].decode("utf-8", "replace")}
+            text = self.shared.sublist.queue_of(subscription, &length)
+            if text != NULL:
+                row["qgroup"] = text[:length].decode("utf-8", "replace")
+            row["sid"] = subscription.sid[:subscription.sid_len].decode("utf-8", "replace")
+            row["msgs"] = subscription.delivered
+            if subscription.max_deliveries:
+                row["max"] = subscription.max_deliveries
+            row["cid"] = self.client_id
+            rows.append(row)

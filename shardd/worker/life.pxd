@@ -26,10 +26,10 @@ cdef class Life(Reader):
     cdef readonly uint64_t started_ms
     cdef readonly uint64_t active_ms       # the last message, SUB or PING of the client
     cdef uint64_t _ping_at_ms
-    cdef uint64_t _ping_sent_ms
+    cdef uint64_t _asked_us                # when a round trip began, microseconds; 0: none is open
     cdef uint64_t _open_until_ms           # to shake hands, then to say who it is; 0: no limit
     cdef uint64_t _expires_ms              # when its credentials end; 0: never
-    cdef readonly uint64_t rtt_ms
+    cdef readonly uint64_t rtt_us          # of the last round trip, at least 1; 0: unknown
     cdef uint32_t _pings_out
     cdef bint _has_pinged
     cdef bint _is_rtt_known
@@ -42,6 +42,7 @@ cdef class Life(Reader):
     cdef int _take_options(self) except -1
     cdef int note_ping(self) except -1
     cdef int note_pong(self) except -1
+    cdef int _note_answer(self) except -1
     cdef int _hang_up(self) except -1
     cdef int _set_deadline(self) except -1
     cdef int _on_open_deadline(self) except -1

@@ -14,6 +14,7 @@ import logging
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.time cimport monotonic
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 
@@ -50,6 +51,11 @@ cdef enum:
 log = logging.getLogger("shardd.worker")
 
 
+cdef uint64_t now_us() except? 0:
+    """Monotonic."""
+    return <uint64_t>(monotonic() * 1_000_000.0)
+
+
 cdef class Life(Reader):
     """A client from its first byte to its last. `Connection` adds what its operations do.
 
@@ -76,6 +82,7 @@ cdef class Life(Reader):
         self.started_ms = shared.poller.now_ms
         self.active_ms = self.started_ms
         self._ping_at_ms = self.started_ms + shared.ping_interval_ms
+        self._asked_us = now_us()
 
     # --- the beginning -------------------------------------------------------------------------
 
@@ -191,7 +198,7 @@ cdef class Life(Reader):
 
     def describe(self, is_shared: bool, server_id: str) -> dict[str, object]:
         """What a service of another account is told of this client when it asks."""
-        rtt_ns = max(1, self.rtt_ms) * 1_000_000
+        rtt_ns = self.rtt_us * 1000
         if not is_shared:
             return {"rtt": rtt_ns}
         options = self.options
@@ -333,10 +340,11 @@ cdef class Life(Reader):
         self.no_responders = options.no_responders and self.headers
         if not self.is_connected:
             self.is_connected = True
-            self.rtt_ms = shared.poller.now_ms - self.started_ms
+            self._note_answer()
             self._ping_at_ms = shared.poller.now_ms + <uint64_t>(
                 shared.first_ping_ms * (1.0 + 0.2 * shared.random.random()))
             self._set_deadline()
+            self.shared.observer.admitted(self)
         if self.verbose:
             self.ok()
 
@@ -441,9 +449,15 @@ cdef class Life(Reader):
     cdef int note_pong(self) except -1:
         """PONG: the peer lives."""
         self._pings_out = 0
-        if self._ping_sent_ms:
-            self.rtt_ms = self.shared.poller.now_ms - self._ping_sent_ms
+        if self._asked_us:
+            self._note_answer()
             self._is_rtt_known = True
+
+    cdef int _note_answer(self) except -1:
+        """What the peer was asked last, or its being let in, took until now."""
+        # The clock of the pass is one of milliseconds.
+        self.rtt_us = max(<uint64_t>1, now_us() - self._asked_us)
+        self._asked_us = 0
 
     cdef int _set_deadline(self) except -1:
         cdef uint64_t deadline = self._ping_at_ms
@@ -498,7 +512,7 @@ cdef class Life(Reader):
             self.close(CloseReason.STALE_CONNECTION, errors.ERR_STALE_CONNECTION)
             return 0
         self._pings_out += 1
-        self._ping_sent_ms = now_ms
+        self._asked_us = now_us()
         self._has_pinged = True
         if self.shared.is_tracing:
             log.log(TRACE, "%s - ->> [PING]", self)
@@ -527,6 +541,7 @@ cdef class Life(Reader):
         cdef bytes line
         if self.is_closed:
             return
+        self.shared.observer.closed(self, reason)
         self.is_closed = True
         self.shared.poller.remove(self)
         self.shared.deadlines.remove(self)

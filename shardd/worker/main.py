@@ -25,13 +25,16 @@ from shardd.auth.operator import accounts_of
 from shardd.config.core import Config
 from shardd.errors import BootError, CloseReason, ExitCode, ProtocolError
 from shardd.host import HostSetup
+from shardd.inquiry import Inquiries
 from shardd.lameduck import DrainPolicy, LameDuckSchedule
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
+from shardd.pulse import Pulse
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
+from shardd.router.local import LocalClient
 from shardd.router.mesh import Mesh
 from shardd.router.ring import Producer
 from shardd.router.spaces import Spaces
@@ -43,10 +46,12 @@ from shardd.worker.connection import Connection
 from shardd.worker.door import Door, client_door, unix_door, websocket_door
 from shardd.worker.gate import Gate
 from shardd.worker.listener import Entrance
+from shardd.worker.observer import Observer
 from shardd.worker.pump import Pump
 from shardd.worker.shared import Shared
 
-_TICK_S: Final = 0.05  # resolution of pings, write deadlines and heartbeats
+# How long clients of the system account wait to be told that the server ends.
+_LAST_WORD_S: Final = 0.5
 # What a reload takes of the event loop at a time.
 _RECHECK_S: Final = 0.01
 # Threads that check credentials yield to those that move messages.
@@ -117,6 +122,10 @@ class LoopFace:
         self._finish()
 
 
+def _ignore(*_: bytes) -> None:
+    """Nothing is subscribed to."""
+
+
 def _be_nice() -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _ASIDE_NICENESS)  # of this thread alone (Linux)
@@ -134,8 +143,11 @@ class Worker:
         self._drain_policy: DrainPolicy | None = None
         self._lame_duck: LameDuckSchedule | None = None
         self._doors: list[Door] = []
+        self._system_account = setup.account_ids.get(setup.config.system_account)
+        self._word_until = 0.0
         self._topology = Topology(setup.cluster_name if setup.routers else "")
         self._orders = setup.orders[index].receiver()
+        self._pulse = Pulse(setup.slots, index, loop, self._tick)
         slots = setup.slots
         config = setup.config
         seed = int.from_bytes(os.urandom(8), "little")
@@ -176,6 +188,7 @@ class Worker:
         )
         self._spaces.apply(accounts_of(config), setup.account_ids)
         self._shared.set_gate(self._make_gate(config, setup.account_ids))
+        self._inquiries = self._observe(config)
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
         self._entrance = Entrance(
             self._shared,
@@ -185,6 +198,30 @@ class Worker:
             setup.worker_count,
             loop.call_later,
         )
+
+    def _observe(self, config: Config) -> Inquiries | None:
+        """Remember who left where the server is watched, say who comes and goes, and answer."""
+        setup, shared = self._setup, self._shared
+        is_watched = setup.monitor_index is not None
+        shared.observer = observer = Observer(
+            shared.connections,
+            self._sublist,
+            LocalClient(self._dispatcher, _ignore),
+            setup.envelope(),
+            setup.account_ids.get(config.system_account),
+            -(-config.max_closed_clients // setup.worker_count) if is_watched else 0,
+            time.time_ns,
+            time.time_ns() - 1_000_000 * int(time.monotonic() * 1000),
+        )
+        if not is_watched:
+            return None
+        answers = {
+            "connz": observer.answer_connz,
+            "subsz": observer.answer_subsz,
+            "accounts": observer.answer_accounts,
+            "kick": observer.answer_kick,
+        }
+        return Inquiries(setup.inquiries[self._index], self._loop, answers)
 
     def _make_gate(self, config: Config, account_ids: Mapping[str, int]) -> Gate:
         return Gate(
@@ -225,22 +262,27 @@ class Worker:
         self._loop.add_reader(self._orders.fileno(), self._on_orders)
         self._loop.add_signal_handler(signal.SIGTERM, self.stop)
         self._loop.add_signal_handler(signal.SIGUSR1, self._reopen_log)
+        if self._inquiries is not None:
+            self._inquiries.start()
         self._mesh.join()
         self._notify_supervisor()
         self._on_control()
-        self._tick()
+        self._pulse.beat()
 
     def stop(self) -> None:
         """Accept and read no more, say what is queued within a bound, close every client."""
         if self._drain_policy is not None:
             return
         self._entrance.stop()
+        if self._inquiries is not None:
+            self._inquiries.stop()
         # What was read before the signal, and what peers have sent, is still delivered.
         self._pump.run()
         self._shared.slots.set_state(self._index, State.STOPPING)
         for connection in self._connections():
             connection.drain()
         self._finish()
+        self._word_until = time.monotonic() + _LAST_WORD_S
         self._drain_policy = DrainPolicy(
             self._queued(), time.monotonic(), limits.DRAIN_IDLE_S_MAX, limits.DRAIN_S_MAX
         )
@@ -249,13 +291,26 @@ class Worker:
     def _drain(self) -> None:
         """Close who has read all it is to get; end when none is left or time is up."""
         assert self._drain_policy is not None
-        is_over = self._drain_policy.is_over(self._queued(), time.monotonic())
+        now = time.monotonic()
+        listeners = self._system_account if self._is_word_due(now) else None
+        if listeners is None:
+            self._pump.run()
+        is_over = self._drain_policy.is_over(self._queued(), now)
         for connection in self._connections():
+            if connection.account == listeners and connection.admission is not None:
+                continue
             if is_over or not connection.has_output:
                 connection.close(CloseReason.SERVER_SHUTDOWN)
         if not self._shared.connections:
             self._finish()
             self._loop.stop()
+
+    def _is_word_due(self, now: float) -> bool:
+        """Whether the monitor has yet to tell the system account that the server ends."""
+        monitor = self._setup.monitor_index
+        if self._system_account is None or monitor is None or now >= self._word_until:
+            return False
+        return self._shared.slots.state(monitor) is State.READY
 
     def _queued(self) -> int:
         """Bytes that wait for clients."""
@@ -315,8 +370,6 @@ class Worker:
             connection.tell_info()
 
     def _tick(self) -> None:
-        self._loop.call_later(_TICK_S, self._tick)
-        self._shared.slots.beat(self._index)
         self._shared.tick()
         self._spaces.tick(int(time.monotonic() * 1000))
         if not self._is_accepting:

@@ -23,6 +23,7 @@ cdef class Reader(Rights):
     cdef bint is_charged                   # its user or account has a limit on rates
     cdef uint64_t _stalled_until_ms
     cdef uint32_t _stall_ms                # gathered in this read
+    cdef readonly uint32_t stalls          # times it was held back for slow consumers
     # counters
     cdef readonly uint64_t messages_in
     cdef readonly uint64_t bytes_in

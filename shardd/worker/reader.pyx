@@ -392,6 +392,7 @@ cdef class Reader(Rights):
             return
         self.shared.poller.read_clock()  # another worker's wish may come long after a pass
         self.shared.counters.stalled_clients += 1
+        self.stalls += 1
         # Wishes add up, each is about other messages; many workers' wishes may be about the same.
         self.hold(min(
             max(self._stalled_until_ms, self.shared.poller.now_ms) + milliseconds,

@@ -98,6 +98,10 @@ def is_info(data: bytes) -> bool:
         return False
 
 
+# Whoever asks there is told who it is (sheet 14).
+USER_INFO: Final = b"$SYS.REQ.USER.INFO"
+
+
 def publish_refusal(subject: bytes, reply: bytes) -> str | None:
     """The -ERR text for a publish to a reserved subject or with a reserved reply, or None."""
     if subject.startswith(_RESERVED_SUBJECTS):

@@ -53,6 +53,7 @@ cdef class Shared:
     # who may come in
     cdef readonly object gate              # worker.gate.Gate
     cdef readonly Quotas quotas
+    cdef public object observer            # worker.observer.Observer
     cdef object _loop                      # the worker's face to its event loop
     cdef readonly object random            # random.Random, for the jitter of first pings
     # connections, by client id, and those that wait for something

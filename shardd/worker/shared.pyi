@@ -30,6 +30,7 @@ class LoopFace(Protocol):
 
 @final
 class Shared:
+    observer: Any
     def __init__(
         self,
         config: Config,

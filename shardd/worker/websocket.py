@@ -6,7 +6,7 @@ say at once goes in one frame.
 """
 
 from collections import deque
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from websockets.datastructures import Headers
@@ -56,6 +56,10 @@ class WebsocketLayer:
     def is_open(self) -> bool:
         """Whether the upgrade is done."""
         return self._protocol.state is State.OPEN and not self._is_closing
+
+    def facts(self) -> dict[str, Any]:
+        """Monitoring tells nothing of it but that it is there."""
+        return {}
 
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""
@@ -210,6 +214,10 @@ class Stacked:
     def cookies(self) -> Cookies | None:
         """The inner layer's."""
         return self._inner.cookies
+
+    def facts(self) -> dict[str, Any]:
+        """What monitoring tells of both."""
+        return self._outer.facts() | self._inner.facts()
 
     def receive(self, data: memoryview) -> None:
         """Bytes of the peer, borrowed. Raises LayerError."""

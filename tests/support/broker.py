@@ -56,6 +56,7 @@ class Broker(ABC):
         self.listen_address = "127.0.0.1"
         self.listen_port = -1
         self.reached_at = ""
+        self._urls: dict[str, list[str]] = {}
 
     @abstractmethod
     def command(self, settings: Mapping[str, Setting], *, has_file: bool = False) -> list[str]:
@@ -81,6 +82,11 @@ class Broker(ABC):
     def url(self) -> str:
         """The address as client libraries want it."""
         return f"nats://{self.host}:{self._port}"
+
+    @property
+    def monitoring(self) -> str:
+        """Where monitoring is asked, if the server has it."""
+        return self._urls["monitoring"][0]
 
     @property
     def pid(self) -> int:
@@ -184,7 +190,8 @@ class Broker(ABC):
             raise BrokerError(f"{self.kind} ended at start:\n{self.log_text()}")
         for path in self._directory.glob(f"*_{self.pid}.ports"):
             try:
-                url = json.loads(path.read_text())["nats"][0]
+                self._urls = json.loads(path.read_text())
+                url = self._urls["nats"][0]
             except ValueError:
                 return False  # it is being written
             host, _, port = url.partition("://")[2].rpartition(":")

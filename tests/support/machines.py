@@ -168,7 +168,9 @@ def _rows_of_ours(broker: Broker) -> list[dict[str, Any]]:
     assert directory is not None, "shardd has no runtime directory"
     rows: list[dict[str, Any]] = []
     wanted: dict[int, set[tuple[str, str, str | None]]] = {}
-    for part in inquiry.ask(directory / inquiry.SOCKET_NAME, {"ask": "routez", "subs": True}):
+    for part in inquiry.ask(
+        directory / inquiry.socket_name("Router"), {"ask": "routez", "subs": True}
+    ):
         if "routes" in part:
             rows = part["routes"]
             continue

@@ -45,6 +45,17 @@ def browser_page() -> Path:
     return script
 
 
+@cache
+def go_tool(module: str, name: str) -> Path:
+    """A program of a module (`path@version`), built the first time it is asked for."""
+    directory = _BUILD.parent / "tools"
+    directory.mkdir(parents=True, exist_ok=True)
+    program = directory / name
+    if not program.exists():
+        _make("go", ["go", "install", module], directory, {"GOBIN": str(directory)})
+    return program
+
+
 def _run(command: list[str], scenarios: Sequence[Scenario]) -> list[dict[str, Any]]:
     done = subprocess.run(
         command,
@@ -85,7 +96,9 @@ def _copy(name: str, directory: Path) -> None:
             shutil.copy(path, directory)
 
 
-def _make(tool: str, command: list[str], directory: Path) -> None:
+def _make(
+    tool: str, command: list[str], directory: Path, more: Mapping[str, str] | None = None
+) -> None:
     """Run what makes a program ready; skip the test if it is not there or reaches nothing."""
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
@@ -95,7 +108,7 @@ def _make(tool: str, command: list[str], directory: Path) -> None:
         capture_output=True,
         text=True,
         timeout=_MAKE_S,
-        env={**os.environ, "GOFLAGS": "-mod=mod"},
+        env={**os.environ, "GOFLAGS": "-mod=mod", **(more or {})},
         check=False,
     )
     if done.returncode:

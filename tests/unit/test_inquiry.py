@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from shardd import limits
-from shardd.inquiry import SOCKET_NAME, Inquiries, InquiryError, Part, ask, open_inquiries
+from shardd.inquiry import Inquiries, InquiryError, Part, ask, open_inquiries, socket_name
 
 
 def count(question: Part) -> Iterator[Part]:
@@ -26,8 +26,8 @@ class Server:
     """Something that answers, in a thread of its own."""
 
     def __init__(self, directory: Path) -> None:
-        self.path = directory / SOCKET_NAME
-        self._listener = open_inquiries(directory)
+        self.path = directory / socket_name("Router")
+        self._listener = open_inquiries(directory, "Router")
         self.loop = uvloop.new_event_loop()
         self.faults: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.faults.append(context))

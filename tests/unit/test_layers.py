@@ -70,11 +70,22 @@ LAYERS: Final = (
         "lameduck",
         "orders",
         "outbound",
+        "pulse",
         "reload",
         "source_probe",
         "tls",
     ),
-    ("outbound_probe",),
+    (
+        "outbound_probe",
+        {
+            "reports": (
+                ("absent", "documents", "query"),
+                ("connz", "healthz", "processz", "subsz", "varz"),
+                ("accountz",),
+                ("events",),
+            )
+        },
+    ),
     (
         {
             "router": (
@@ -101,7 +112,7 @@ LAYERS: Final = (
                 ("reader",),
                 ("life",),
                 ("connection",),
-                ("listener", "pump"),
+                ("listener", "observer", "pump"),
                 ("main",),
             )
         },
@@ -161,12 +172,23 @@ LAYERS: Final = (
             )
         },
     ),
+    (
+        {
+            "monitor": (
+                ("asker", "member", "page", "visitors"),
+                ("gathering", "streaming"),
+                ("metrics", "system"),
+                ("http",),
+                ("main",),
+            )
+        },
+    ),
     ("supervisor",),
     (
         {
             "cli": (
-                ("client", "flags", "servers"),
-                ("commands", "routes", "signals", "stream", "streaming"),
+                ("client", "flags", "servers", "watching"),
+                ("check", "commands", "routes", "signals", "stream", "streaming", "top"),
                 ("start",),
                 ("main",),
             )
@@ -185,7 +207,9 @@ SANS_IO: Final = frozenset(
         "auth.operator auth.passwords auth.seeds config.access config.core config.model "
         "config.reading config.streaming config.streaming_block config.streaming_check "
         "config.syntax config.tree config.unserved errors identity lameduck layer "
-        "limits moments reload router.dispatch router.frame router.imports "
+        "limits moments reload reports.absent reports.accountz reports.connz reports.documents "
+        "reports.events reports.healthz reports.query reports.subsz reports.varz "
+        "router.dispatch router.frame router.imports "
         "router.match_cache router.match_result router.patterns router.permissions "
         "router.ring router.spaces router.subject router.sublist router.table "
         "router.trie timers transform values watch wire worker.info worker.session"

@@ -1,0 +1,1 @@
+"""The monitor: one process that tells the outside how the host does."""
