@@ -100,6 +100,10 @@ class Subscribing:
             core.store.forget_subscription(channel.name, remains.id)
         self.register(subscription, client)
         core.store.save_subscription(channel.name, subscription.row())
+        if subscription.group is not None:
+            # Its row tells how far the group is: what the others have in flight goes with it, or
+            # is lost should the process die before their positions are saved.
+            core.save_positions()
         is_new = remains is None
         return lambda: self.end(subscription, is_unsubscribe=is_new), subscription
 

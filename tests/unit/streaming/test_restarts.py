@@ -194,3 +194,14 @@ def test_an_orderly_stop_loses_no_position(pool: Pool) -> None:
     pool.inbox.clear()
     pool.advance(60_000)
     assert pool.sequences() == []
+
+
+def test_what_a_group_has_in_flight_is_stored_with_a_member_that_joins(pool: Pool) -> None:
+    """The row of the new member tells how far the group is."""
+    pool.subscribed("me", FOO, b"one", queue_group="q")
+    pool.publish_many("me", FOO, 2)
+    assert pool.sequences(b"one") == [1, 2]
+    pool.subscribed("me", FOO, b"two", queue_group="q")
+    pool.crash()
+    pool.advance(60_000)
+    assert set(pool.sequences(b"one") + pool.sequences(b"two")) == {1, 2}
