@@ -138,9 +138,13 @@ def measure_channels(server: StreamingServer, scale: Scale, number: int) -> Meas
     count = scale.pick(10_000, 200)
     filled = settled_pss_bytes(server)
     server.stop()
+    stopped_s = time.monotonic()
     server.start()
+    restart_ms = (time.monotonic() - stopped_s) * 1e3
     restarted = settled_pss_bytes(server)
-    figures = {"memory": filled / 1e6, "memory-restarted": restarted / 1e6}
+    figures = {
+        "memory": filled / 1e6, "memory-restarted": restarted / 1e6, "restart": restart_ms,
+    }  # fmt: skip
     return Measurement(figures, count, server.cpu_s(), 0.0)
 
 
@@ -214,6 +218,7 @@ LOADS: Final = (
         (
             Metric("memory", "MB", is_higher_better=False),
             Metric("memory-restarted", "MB", is_higher_better=False),
+            Metric("restart", "ms", is_higher_better=False),
         ),
         measure_channels,
         open_channels,

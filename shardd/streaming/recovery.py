@@ -87,7 +87,13 @@ class Recovery:
             client = core.clients.find(row.client_id)
             if subscription.is_offline:
                 continue
-            if client is None or row.client_id in closed or not is_inbox(row.inbox):
+            if (
+                client is None
+                or row.client_id in closed
+                # Its end was on its way here when the server died, and the client is back.
+                or row.owner not in {b"", client.row.heartbeat_inbox}
+                or not is_inbox(row.inbox)
+            ):
                 lost.append(subscription)
             else:
                 self._subscribing.register(subscription, client)

@@ -34,6 +34,7 @@ CREATE TABLE subscriptions (
     ack_inbox BLOB NOT NULL, max_in_flight INTEGER NOT NULL, ack_wait_s INTEGER NOT NULL,
     durable_name BLOB NOT NULL, queue_group BLOB NOT NULL, last_sent INTEGER NOT NULL,
     is_durable INTEGER NOT NULL, is_closed INTEGER NOT NULL, pending BLOB NOT NULL,
+    owner BLOB NOT NULL,
     PRIMARY KEY (channel, id)
 ) WITHOUT ROWID;
 """
@@ -48,7 +49,7 @@ CREATE TABLE clients (
     protocol INTEGER NOT NULL, ping_interval_s INTEGER NOT NULL, ping_max_out INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
-_SAVE_SUBSCRIPTION: Final = f"INSERT OR REPLACE INTO subscriptions VALUES ({'?, ' * 12}?)"
+_SAVE_SUBSCRIPTION: Final = f"INSERT OR REPLACE INTO subscriptions VALUES ({'?, ' * 13}?)"
 _SAVE_POSITION: Final = (
     "UPDATE subscriptions SET last_sent = ?, pending = ? WHERE channel = ? AND id = ?"
 )
@@ -386,12 +387,13 @@ def _values(channel: bytes, row: SubscriptionRow) -> tuple[object, ...]:
         row.is_durable,
         row.is_closed,
         pack(row.pending),
+        row.owner,
     )
 
 
 def _subscription(row: Sequence[Any]) -> SubscriptionRow:
     identity, client, inbox, ack_inbox, in_flight, wait, durable, group, *rest = row
-    last_sent, is_durable, is_closed, pending = rest
+    last_sent, is_durable, is_closed, pending, owner = rest
     try:
         sequences = unpack(pending)
     except ValueError as error:
@@ -409,4 +411,5 @@ def _subscription(row: Sequence[Any]) -> SubscriptionRow:
         is_durable=bool(is_durable),
         is_closed=bool(is_closed),
         pending=sequences,
+        owner=owner,
     )

@@ -56,6 +56,9 @@ class SubscriptionRow:
     is_durable: bool = False
     is_closed: bool = False  # a durable that is offline
     pending: tuple[int, ...] = ()  # sequences sent and not acknowledged, rising
+    # The heartbeat inbox of the connection that made it: another connection may have the client's
+    # id when the row is read again. Empty: not known.
+    owner: bytes = b""
 
     def moved(self, last_sent: int, pending: tuple[int, ...]) -> "SubscriptionRow":
         """The same with another position."""

@@ -91,7 +91,7 @@ class Subscribing:
         most = channel.limits.max_subs
         if remains is None and 0 < most <= len(channel.subscriptions):
             raise Refused(texts.TOO_MANY_SUBSCRIPTIONS)
-        row = self._row(request, channel)
+        row = self._row(request, client, channel)
         subscription = Subscription(core.traffic, row)
         if remains is None:
             channel.add(subscription)
@@ -100,6 +100,10 @@ class Subscribing:
             core.store.forget_subscription(channel.name, remains.id)
         self.register(subscription, client)
         core.store.save_subscription(channel.name, subscription.row())
+        if subscription.group is not None:
+            # Its row tells how far the group is: what the others have in flight goes with it, or
+            # is lost should the process die before their positions are saved.
+            core.save_positions()
         is_new = remains is None
         return lambda: self.end(subscription, is_unsubscribe=is_new), subscription
 
@@ -118,7 +122,9 @@ class Subscribing:
             self.end(current, is_unsubscribe=False)
         return current
 
-    def _row(self, request: SubscriptionRequest, channel: Channel) -> SubscriptionRow:
+    def _row(
+        self, request: SubscriptionRequest, client: Client, channel: Channel
+    ) -> SubscriptionRow:
         core = self._core
         part = partition_of(channel.name)
         number = core.last_ids.get(part, 0) + 1
@@ -137,6 +143,7 @@ class Subscribing:
             queue_group=group,
             last_sent=self._start(request, channel) - 1,
             is_durable=bool(request.durable_name),
+            owner=client.row.heartbeat_inbox,
         )
 
     def _start(self, request: SubscriptionRequest, channel: Channel) -> int:

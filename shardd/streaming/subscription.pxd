@@ -18,6 +18,7 @@ cdef class Subscription:
     cdef readonly str durable_name
     cdef readonly str queue_group
     cdef readonly bint is_durable
+    cdef readonly bytes owner      # the heartbeat inbox of its owner's connection
     # where it belongs
     cdef public object channel
     cdef public object group       # None for a plain one

@@ -29,6 +29,7 @@ cdef class Subscription:
         self.durable_name = row.durable_name
         self.queue_group = row.queue_group
         self.is_durable = row.is_durable
+        self.owner = row.owner
         self.is_offline = row.is_closed or not row.client_id
         self.last_sent = row.last_sent
         self.in_flight = InFlight()
@@ -58,6 +59,7 @@ cdef class Subscription:
             is_durable=self.is_durable,
             is_closed=self.is_offline,
             pending=self.in_flight.sequences(),
+            owner=self.owner,
         )
 
     def go_offline(self) -> None:
@@ -66,6 +68,7 @@ cdef class Subscription:
         self.is_started = False
         self.is_failing = False
         self.is_due = False
+        self.owner = b""
         if self.group is not None:
             self.client_id = ""
 

@@ -91,15 +91,16 @@ Event = Sent | Stored | Refused | Delivered | Acked | Closed | Read | Killed | R
 History = Sequence[Event]
 
 
-def check(history: History, *, has_barrier: bool = True) -> list[str]:
+def check(history: History, *, keeps_positions: bool = True) -> list[str]:
     """One line for each thing that must not be.
 
-    `has_barrier` is False for a server that may answer a close before it has taken in acks that
-    were sent before it: the original, which gets the two on connections of their own.
+    `keeps_positions` is False for a server that may forget acks when it is killed, also those
+    before a close that it has answered: the original, which writes them with the next message.
     """
     rules = [contents, sequences, publisher_order, delivery_order, at_least_once]
-    rules += [positions] if has_barrier else []
-    return [f"{rule.__name__}: {problem}" for rule in rules for problem in rule(history)]
+    problems = [(rule.__name__, problem) for rule in rules for problem in rule(history)]
+    problems += [(positions.__name__, each) for each in positions(history, keeps_positions)]
+    return [f"{name}: {problem}" for name, problem in problems]
 
 
 def contents(history: History) -> Iterator[str]:
@@ -193,7 +194,7 @@ def at_least_once(history: History) -> Iterator[str]:
                     yield f"{subscription} did not acknowledge {event.sequence}; it did not return"
 
 
-def positions(history: History) -> Iterator[str]:
+def positions(history: History, outlive_kills: bool = True) -> Iterator[str]:
     """What was acknowledged, with no kill in between, before a close, is done with.
 
     An ack that was sent while processes were being killed may have been lost on its way.
@@ -206,6 +207,8 @@ def positions(history: History) -> Iterator[str]:
             case Killed():
                 calm.clear()
                 is_calm = False
+                if not outlive_kills:
+                    done.clear()
             case Recovered():
                 is_calm = True
             case Acked(subscription, _, sequence) if is_calm:

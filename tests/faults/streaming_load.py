@@ -2,16 +2,19 @@
 
 Everything they do is recorded for `streaming_history.check`. Clients are nats-py connections that
 speak the streaming protocol as the official libraries do; what is asked of the server is asked
-again until it answers.
+again until it answers, or for `PATIENCE_S`: then an error says who waited for what.
+
+Nothing here is cancelled: nats-py swallows a cancellation while it closes a connection, and the
+task that was to end goes on. Who runs looks whether it is over.
 """
 
 import asyncio
 import contextlib
 import itertools
 import random
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import nats
 from nats.aio.client import Client
@@ -37,10 +40,12 @@ from tests.support.streaming_wire import CLOSE, DISCOVER, PUB, SUB, SUB_CLOSE
 from tests.support.waiting import PATIENCE
 
 ANSWER_S: Final = 1.0
-PATIENCE_S: Final = 40.0 * PATIENCE
+PATIENCE_S: Final = 30.0 * PATIENCE
+CONNECT_S: Final = 10.0 * PATIENCE
 WINDOW: Final = 64
 ACK_WAIT_S: Final = 1
-MARK: Final = "mark"
+
+T = TypeVar("T")
 
 
 class Channel:
@@ -59,54 +64,76 @@ class Peer:
         self._url = url
         self.client_id = client_id
         self.nats = Client()
+        self._fault = ""  # the last one of the connection
 
     async def open(self) -> None:
         """Connect; a client of this id that is left over is replaced."""
-        await retry(self._dial)
-        for _ in range(1000):
-            # An answer may have been lost: with an inbox of its own each attempt can replace the
-            # one before it.
-            inbox = self.nats.new_inbox()
-            beats = await self.nats.subscribe(inbox, cb=beat)
-            request = pb.ConnectRequest(
-                client_id=self.client_id, heartbeat_inbox=inbox.encode(), protocol=1,
-                conn_id=self.client_id.encode(),
-            )  # fmt: skip
-            answer = pb.ConnectResponse.decode(await self.ask(DISCOVER, request))
-            if not answer.error:
-                return
-            assert answer.error == "stan: clientID already registered", answer.error
-            await beats.unsubscribe()
-            await self.ask(CLOSE, pb.CloseRequest(client_id=self.client_id))
-        raise AssertionError(f"{self.client_id} cannot connect")
+        await self._retry(self._dial, "a connection")
+        await self._retry(self._register, "a streaming connection")
+
+    async def _register(self) -> None:
+        # An answer may have been lost: with an inbox of its own each attempt can replace the
+        # one before it.
+        inbox = self.nats.new_inbox()
+        beats = await self.nats.subscribe(inbox, cb=beat)
+        request = pb.ConnectRequest(
+            client_id=self.client_id, heartbeat_inbox=inbox.encode(), protocol=1,
+            conn_id=self.client_id.encode(),
+        )  # fmt: skip
+        answer = pb.ConnectResponse.decode(await self._ask_once(DISCOVER, request))
+        if not answer.error:
+            return
+        assert answer.error == "stan: clientID already registered", answer.error
+        await beats.unsubscribe()
+        await self._ask_once(CLOSE, pb.CloseRequest(client_id=self.client_id))
+        raise TimeoutError(answer.error)
 
     async def _dial(self) -> None:
-        self.nats = await nats.connect(
-            self._url, max_reconnect_attempts=-1, reconnect_time_wait=0.02, error_cb=ignore,
+        connecting = nats.connect(
+            self._url, max_reconnect_attempts=-1, reconnect_time_wait=0.02, error_cb=self._note,
             allow_reconnect=True, connect_timeout=2, ping_interval=5,
         )  # fmt: skip
+        self.nats = await asyncio.wait_for(connecting, CONNECT_S)
+
+    async def _note(self, fault: Exception) -> None:
+        """Connections break here all the time; it is told if one does not come back."""
+        self._fault = repr(fault)
 
     async def drop(self) -> None:
-        """End without a word to the streaming server."""
-        await self.nats.close()
+        """End without a word to the streaming server; whatever it takes, it is closed."""
+        closing = asyncio.ensure_future(self.nats.close())
+        done, _ = await asyncio.wait({closing}, timeout=CONNECT_S)
+        assert done, f"{self.client_id}: the connection does not close: {where(closing)}"
+        # One that was broken already makes nats-py stop halfway, with whatever broke it.
+        (fault,) = await asyncio.gather(closing, return_exceptions=True)
+        self._fault = repr(fault)
+
+    async def _ask_once(self, subject: bytes, request: Message) -> bytes:
+        payload = request.encode()
+        answer = await self.nats.request(subject.decode(), payload, timeout=ANSWER_S)
+        return answer.data
 
     async def ask(self, subject: bytes, request: Message) -> bytes:
         """Ask until there is an answer."""
+        what = f"an answer to {request}"
+        return await self._retry(lambda: self._ask_once(subject, request), what)
 
-        async def once() -> bytes:
-            payload = request.encode()
-            answer = await self.nats.request(subject.decode(), payload, timeout=ANSWER_S)
-            return answer.data
+    async def reach(self, check: Callable[[], None]) -> None:
+        """What is sent from now on is not lost on a connection that is dead already. `check` is
+        called before each attempt: the connection may be one that a task has to make first."""
 
-        return await retry(once)
+        async def once() -> None:
+            check()
+            await self.nats.flush(2)
 
-    async def reach(self) -> None:
-        """What is sent from now on is not lost on a connection that is dead already."""
-        await retry(lambda: self.nats.flush(2))
+        await self._retry(once, "a PONG")
 
-
-async def ignore(_: Exception) -> None:
-    """Connections break here all the time."""
+    async def _retry(self, attempt: Callable[[], Awaitable[T]], what: str) -> T:
+        try:
+            return await retry(attempt, f"{self.client_id}: {what}")
+        except AssertionError as error:
+            state = f"is_closed={self.nats.is_closed}, last_error={self.nats.last_error!r}"
+            raise AssertionError(f"{error}; connection: {state}, {self._fault}") from error
 
 
 async def beat(message: Msg) -> None:
@@ -115,16 +142,27 @@ async def beat(message: Msg) -> None:
         await message.respond(b"")
 
 
-async def retry(attempt: Any) -> Any:
-    """Try again while servers come and go."""
+async def retry(attempt: Callable[[], Awaitable[T]], what: str) -> T:
+    """Try again while servers come and go; an AssertionError says what never came."""
     deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while True:
         try:
             return await attempt()
-        except (NatsError, OSError, TimeoutError):
+        except (NatsError, OSError, TimeoutError) as error:
             if asyncio.get_running_loop().time() > deadline:
-                raise
+                text = f"{what}: not within {PATIENCE_S:.0f} s, the last time {error!r}"
+                raise AssertionError(text) from error
             await asyncio.sleep(0.02)
+
+
+def where(task: asyncio.Future[Any]) -> str:
+    """At which line a task waits, from the outermost frame on."""
+    places = []
+    coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        places.append(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
+        coroutine = getattr(coroutine, "cr_await", None)
+    return " > ".join(places)
 
 
 class Publisher:
@@ -170,9 +208,9 @@ class Publisher:
             await self.peer.nats.publish(subject, message.encode(), reply=self._inbox)
         return body
 
-    async def run(self) -> None:
-        """Send until cancelled."""
-        while True:
+    async def run(self, over: asyncio.Event) -> None:
+        """Send until it is over."""
+        while not over.is_set():
             if len(self._under_way) >= WINDOW:
                 self._room.clear()
                 try:
@@ -193,7 +231,7 @@ class Publisher:
                 await asyncio.sleep(ANSWER_S / 50)
             raise TimeoutError
 
-        await retry(once)
+        await retry(once, f"{self.peer.client_id}: a message stored in {channel.name}")
 
 
 class Subscriber:
@@ -225,17 +263,19 @@ class Subscriber:
             ack_wait_s=ACK_WAIT_S, durable_name="durable", start_position=StartPosition.FIRST,
         )  # fmt: skip
 
-        async def once() -> bytes:
+        async def once() -> str:
+            answer = b""
             with contextlib.suppress(NatsError):
                 subject, payload = SUB.decode(), request.encode()
-                answer = await self.peer.nats.request(subject, payload, timeout=ANSWER_S)
-                return pb.SubscriptionResponse.decode(answer.data).ack_inbox
-            return b""
-
-        while not self._ack_inbox:
-            self._ack_inbox = (await once()).decode()
-            if not self._ack_inbox:
+                answer = (await self.peer.nats.request(subject, payload, timeout=ANSWER_S)).data
+            response = pb.SubscriptionResponse.decode(answer)
+            if not response.ack_inbox:
                 await self._end()  # it may have been made, and its answer lost
+                raise TimeoutError(response.error or "no answer")
+            return response.ack_inbox.decode()
+
+        what = f"{self.peer.client_id}: a subscription of {self.channel.name}"
+        self._ack_inbox = await retry(once, what)
 
     async def _end(self) -> str:
         request = pb.UnsubscribeRequest(
@@ -302,9 +342,9 @@ class Subscription:
             self._life += 1
         await member.open(self._life)
 
-    async def run(self) -> None:
-        """Disturb it from time to time until cancelled."""
-        while True:
+    async def run(self, over: asyncio.Event) -> None:
+        """Disturb it from time to time until it is over; then it is whole."""
+        while not over.is_set():
             await asyncio.sleep(self._rng.uniform(0.1, 0.6))
             await self.disturb()
 
@@ -331,6 +371,7 @@ class Campaign:
             for name, group in (("alone", ""), ("group", "workers"))
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._over = asyncio.Event()
         self._probe = Publisher(Peer(url, "probe"), self.channels, rng)
 
     def _peers(self) -> list[Peer]:
@@ -350,8 +391,8 @@ class Campaign:
             for member in subscription.members:
                 await member.peer.open()
             await subscription.open()
-        self._run(*(each.run() for each in self._publishers))
-        self._run(*(each.run() for each in self._subscriptions))
+        self._run(*(each.run(self._over) for each in self._publishers))
+        self._run(*(each.run(self._over) for each in self._subscriptions))
 
     def _run(self, *jobs: Coroutine[Any, Any, None]) -> None:
         self._tasks += [asyncio.create_task(job) for job in jobs]
@@ -369,23 +410,16 @@ class Campaign:
         for channel in self.channels:
             await self._probe.deliver(channel)
         for peer in self._peers():
-            await peer.reach()
+            await peer.reach(self.check_alive)
         self.record(Recovered())
         self.check_alive()
 
     async def finish(self) -> None:
         """Stop publishing and disturbing, read the channels, wait for the subscribers, end."""
-        for task in self._tasks:
-            task.cancel()
-        results = await asyncio.gather(*self._tasks, return_exceptions=True)
-        failures = [each for each in results if each and not is_cancelled(each)]
-        assert not failures, failures
-        # A disturbance that was cut short may have left a member without a subscription.
-        for subscription in self._subscriptions:
-            for member in subscription.members:
-                await member.peer.drop()
-                await member.peer.open()
-            await subscription.open()
+        self._over.set()
+        _, pending = await asyncio.wait(self._tasks, timeout=PATIENCE_S)
+        assert not pending, [where(task) for task in pending]
+        self.check_alive()
         for channel in self.channels:
             await self._probe.deliver(channel)
             await self._read(channel)
@@ -416,7 +450,11 @@ class Campaign:
         )  # fmt: skip
         answer = pb.SubscriptionResponse.decode(await peer.ask(SUB, request))
         assert answer.error == ""
-        await asyncio.wait_for(done.wait(), PATIENCE_S)
+        try:
+            await asyncio.wait_for(done.wait(), PATIENCE_S)
+        except TimeoutError:
+            count = sum(isinstance(each, Read) for each in channel.history)
+            raise AssertionError(f"{channel.name}: {count} read, and not {last}") from None
 
     async def _drain(self) -> None:
         """Give the subscribers time for all that is left; the checker says what did not come."""
@@ -433,8 +471,3 @@ class Campaign:
             for each in self._subscriptions
             if each.members[0].channel is channel
         )
-
-
-def is_cancelled(result: object) -> bool:
-    """Whether a task ended because it was told to."""
-    return isinstance(result, asyncio.CancelledError)

@@ -55,7 +55,7 @@ async def live_through(server: StreamingServer, rng: random.Random, rounds: int)
             await campaign.survive(lambda: kill_one(server, rng))
     await campaign.finish()
     for channel in campaign.channels:
-        problems = check(channel.history, has_barrier=server.kind != ORIGINAL)
+        problems = check(channel.history, keeps_positions=server.kind != ORIGINAL)
         assert not problems, "\n".join([*problems[:PROBLEMS_SHOWN], server.log_text()[-2000:]])
         assert sum(isinstance(event, Stored) for event in channel.history) > rounds
 

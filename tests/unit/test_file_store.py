@@ -345,6 +345,16 @@ def test_rows_of_channels_that_are_gone_go_with_the_next_commit(place):
         assert harness.reopen().channels[0].subscriptions == ()
 
 
+def test_whose_connection_made_a_subscription_is_kept(place):
+    written(place)
+    with harness_of(place / "store") as harness:
+        harness.open()
+        row = SubscriptionRow(1, "me", b"in", b"ack", 1, 1, owner=b"_INBOX.hb")
+        harness.opened.save_subscription(b"foo", row)
+        harness.commit_well()
+        assert harness.reopen().channels[0].subscriptions == (row,)
+
+
 def test_names_of_directories_are_never_the_same_for_two_channels():
     names = [b"a", b"A", b"a.b", b"a%2Eb", b".", b"..", b"~", b"a~1", b"x.deleted", b"y" * 300]
     names += [b"y" * 301, b"lock", b"state.db", "é".encode(), b"\xe9"]

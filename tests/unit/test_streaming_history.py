@@ -107,3 +107,11 @@ def test_allowed_histories(middle: list[Event]) -> None:
 )  # fmt: skip
 def test_forbidden_histories(history: list[Event], problem: str) -> None:
     assert problem in check(history)
+
+
+def test_a_server_that_forgets_acks_when_it_is_killed() -> None:
+    calm = [*SENT, *HANDLED, Closed("d", 1)]
+    killed = [*calm, Killed(), Recovered(), delivered(1, life=2), *READ]
+    assert check(killed, keeps_positions=False) == []
+    assert check(killed)
+    assert check([*calm, delivered(1, life=2), *READ], keeps_positions=False)

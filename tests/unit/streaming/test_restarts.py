@@ -1,5 +1,7 @@
 """What a server that is started again knows, and what its clients notice of that (sheet 9, 10)."""
 
+from dataclasses import replace
+
 import pytest
 
 from shardd.config.streaming import StreamingOptions
@@ -120,6 +122,20 @@ def test_a_subscription_whose_client_is_none_any_more_ends(pool: Pool) -> None:
     assert all(each.is_offline for each in left)
 
 
+def test_a_subscription_of_an_earlier_connection_of_the_client_ends(pool: Pool) -> None:
+    """The lead had written who replaced it, its owner had not yet written its end."""
+    pool.subscribed("me", FOO, durable_name="d")
+    client = pool.keeps[0].clients["me"]
+    pool.keeps[0].clients["me"] = replace(client, heartbeat_inbox=b"hb.new")
+    pool.crash()
+    (left,) = pool.channel(FOO).subscriptions.values()
+    assert left.is_offline
+    pool.subscribed("me", FOO, durable_name="d")
+    pool.crash()
+    (left,) = pool.channel(FOO).subscriptions.values()
+    assert not left.is_offline
+
+
 def test_a_position_beyond_the_end_of_a_damaged_log_is_set_back(pool: Pool) -> None:
     pool.subscribed("me", FOO)
     pool.publish_many("me", FOO, 2)
@@ -194,3 +210,14 @@ def test_an_orderly_stop_loses_no_position(pool: Pool) -> None:
     pool.inbox.clear()
     pool.advance(60_000)
     assert pool.sequences() == []
+
+
+def test_what_a_group_has_in_flight_is_stored_with_a_member_that_joins(pool: Pool) -> None:
+    """The row of the new member tells how far the group is."""
+    pool.subscribed("me", FOO, b"one", queue_group="q")
+    pool.publish_many("me", FOO, 2)
+    assert pool.sequences(b"one") == [1, 2]
+    pool.subscribed("me", FOO, b"two", queue_group="q")
+    pool.crash()
+    pool.advance(60_000)
+    assert set(pool.sequences(b"one") + pool.sequences(b"two")) == {1, 2}
