@@ -16,6 +16,7 @@ from shardd.config.streaming import FileOptions
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.log_probe import MESSAGE, append, find
+from shardd.streaming.memory_store import MemoryStore
 from shardd.streaming.store import CommitResult, Recovered, Store
 from shardd.streaming.subjects import PARTITIONS
 from tests.support.waiting import PATIENCE
@@ -120,7 +121,18 @@ class UnsyncedFileHarness(FileHarness):
     options = FileOptions(segment_bytes=2048, sync=False, auto_sync_s=0.001)
 
 
-STORES: Final[tuple[type[StoreHarness], ...]] = (FileHarness, UnsyncedFileHarness)
+class MemoryHarness(StoreHarness):
+    """The store that keeps nothing."""
+
+    name = "MemoryStore"
+    is_durable = False
+
+    def make(self) -> Store:
+        """The store."""
+        return MemoryStore(self.calls.put)
+
+
+STORES: Final[tuple[type[StoreHarness], ...]] = (FileHarness, UnsyncedFileHarness, MemoryHarness)
 
 
 @contextlib.contextmanager
