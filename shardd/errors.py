@@ -113,6 +113,10 @@ class StoreError(ShardError):
     """A store cannot do what it must: what failed, and what to do about it."""
 
 
+class DamageError(StoreError):
+    """What was stored is not as it was written, and never will be; the text says what is lost."""
+
+
 class ProtocolError(ShardError):
     """A peer broke the protocol: why its connection ends, and what it is told before that."""
 

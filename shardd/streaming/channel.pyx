@@ -13,6 +13,8 @@ from shardd.streaming.inflight cimport Entry
 from shardd.streaming.log cimport FOUND_LATER, FOUND_MESSAGE, FOUND_NOTHING, Found, Stored
 from shardd.streaming.pb cimport MsgProto, parse_message
 
+from shardd.errors import StoreError
+
 # What expires this soon is sent again with what has expired (sheet 6).
 cdef enum:
     EXPIRY_WINDOW_MS = 15
@@ -174,6 +176,17 @@ cdef class Channel:
                 self.note_ready()
         return 0
 
+    cdef int pause(self, object error) except -1:
+        """The log cannot be read: nothing is delivered until `resume`."""
+        self.is_loading = True
+        if self.traffic.on_unreadable is not None:
+            self.traffic.on_unreadable(self, str(error))
+        return 0
+
+    def resume(self) -> None:
+        """The log may be readable again."""
+        self._on_loaded()
+
     cdef int deliver(self) except -1:
         """Whatever may be sent now."""
         cdef Subscription subscription
@@ -258,7 +271,10 @@ cdef class Channel:
             return
         if subscription.group is None and subscription.is_failing:
             return
-        self._redeliver(subscription)
+        try:
+            self._redeliver(subscription)
+        except StoreError as error:
+            self.pause(error)
 
     cdef int _redeliver(self, Subscription subscription) except -1:
         """Sends again what is due. What there is no room for stays due."""
@@ -284,7 +300,11 @@ cdef class Channel:
             sequence = entry.sequence
             expiry_ms = entry.expiry_ms
             count = entry.count + 1
-            found = self.log.find(sequence, &stored)
+            try:
+                found = self.log.find(sequence, &stored)
+            except StoreError:
+                subscription.is_due = True
+                raise
             if found == FOUND_LATER:
                 self.is_loading = True
                 subscription.is_due = True
@@ -368,4 +388,7 @@ def deliver_ready(Traffic traffic not None) -> None:
     channels = list(traffic.ready)
     traffic.ready.clear()
     for channel in channels:
-        channel.deliver()
+        try:
+            channel.deliver()
+        except StoreError as error:
+            channel.pause(error)
