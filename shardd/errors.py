@@ -119,6 +119,10 @@ class StoreUnavailableError(StoreError):
     """A store cannot be reached now; it may be the next time, and nobody has to do anything."""
 
 
+class DamageError(StoreError):
+    """What was stored is not as it was written, and never will be; the text says what is lost."""
+
+
 class ProtocolError(ShardError):
     """A peer broke the protocol: why its connection ends, and what it is told before that."""
 

@@ -23,8 +23,8 @@ from shardd.sockets import open_unix_listener
 _MODE: Final = 0o600
 
 Part = Mapping[str, Any]
-# Makes the parts of an answer from the question.
-Answer = Callable[[Part], Iterator[Part]]
+# Makes the parts of an answer from the question; a part may be a future.
+Answer = Callable[[Part], Iterator[Part | asyncio.Future[Part]]]
 
 
 class InquiryError(ShardError):
@@ -97,7 +97,8 @@ class Inquiries:
             try:
                 async with asyncio.timeout(limits.INQUIRY_S_MAX):
                     line = await self._read(connection)
-                for part in self._parts(line):
+                for given in self._parts(line):
+                    part = await _settled(given)
                     await self._send(connection, _line(part))
                     await asyncio.sleep(0)  # the rest of the process has its turn
                 await self._send(connection, b"\n")
@@ -118,7 +119,7 @@ class Inquiries:
             data += more
         return data.partition(b"\n")[0]
 
-    def _parts(self, line: bytes) -> Iterator[Part]:
+    def _parts(self, line: bytes) -> Iterator[Part | asyncio.Future[Part]]:
         try:
             question = json.loads(line)
         except (ValueError, RecursionError):
@@ -128,6 +129,14 @@ class Inquiries:
         if answer is None:
             return iter(({"error": "this server does not know the question"},))
         return answer(question)
+
+
+async def _settled(part: Part | asyncio.Future[Part]) -> Part:
+    """A part, once it is there. Raises TimeoutError."""
+    if not isinstance(part, asyncio.Future):
+        return part
+    async with asyncio.timeout(limits.INQUIRY_S_MAX):
+        return await part
 
 
 def ask(path: Path, question: Part) -> Iterator[dict[str, Any]]:

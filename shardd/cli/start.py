@@ -244,12 +244,19 @@ def start(**options: Any) -> int:
             from shardd.monitor.main import run as monitor_main
 
             return monitor_main(setup, index)
-        return (router_main if index == setup.router_index else worker_main)(setup, index)
+        if index == setup.router_index:
+            return router_main(setup, index)
+        return worker_main(setup, index, guard)
 
+    guard = None
     if config.cluster is not None:
         from shardd.routes.main import run as router_main
     if config.streaming is not None:
+        from shardd.streaming.guard import PREFIX, channel_subject
         from shardd.streaming.main import run as streaming_main
+
+        if config.streaming.channel_permissions:
+            guard = PREFIX, channel_subject
     log.configure(config, "supervisor")
     return supervisor.run(config, main, read if config.config_file is not None else None)
 

@@ -1,9 +1,10 @@
-"""`shardd stream`: what a running pool says of itself, and what one does with the store of NATS
-Streaming while no server uses it."""
+"""`shardd stream`: what a running pool says of itself and does for its operator, and what one does
+with the store of NATS Streaming while no server uses it."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from shardd.cli import servers
 from shardd.errors import ConfigError, ExitCode, printable
 
 
-@click.group("stream", short_help="Ask a streaming pool; check or import a store.")
+@click.group("stream", short_help="Ask and manage a streaming pool; check or import a store.")
 def group() -> None:
-    """Ask a streaming pool, check its store, or import one of the original server."""
+    """Ask or manage a streaming pool, check its store, or import one of the original server."""
 
 
 @group.command("stats", short_help="What a running pool says of itself.")
@@ -48,23 +49,31 @@ def stats(server: str, path: str, is_json: bool, **query: Any) -> int:
 
 
 def _ask(pid: int, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-    from shardd.runfiles import directory_of
     from shardd.streaming import questions  # asyncio, and the whole core
+
+    with _reached(pid) as directory:
+        status, document = questions.ask(directory, path, query)
+    if status != 200 or isinstance(document, str):
+        raise ConfigError(str(document))
+    return document
+
+
+@contextmanager
+def _reached(pid: int) -> Iterator[Path]:
+    """The runtime directory of a server; raises ConfigError if it cannot be asked."""
+    from shardd.runfiles import directory_of
 
     try:
         directory = directory_of(pid)
         if directory is None:
             raise ConfigError(f"process {pid} is no shardd server")
-        status, document = questions.ask(directory, path, query)
+        yield directory
     except FileNotFoundError as error:
         what = "no such process" if str(pid) in str(error.filename) else "it serves no streaming"
         raise ConfigError(f"could not ask server {pid}: {what}") from None
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise ConfigError(f"could not ask server {pid}: {reason}") from None
-    if status != 200 or isinstance(document, str):
-        raise ConfigError(str(document))
-    return document
 
 
 def _lines(document: Mapping[str, Any]) -> list[str]:
@@ -87,6 +96,92 @@ def _entry(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{key}: {inner}" for key, inner in value.items())
+
+
+# --- what an operator does -----------------------------------------------------------------------
+
+
+def _managing(name: str, short_help: str) -> Callable[[Callable[..., int]], click.Command]:
+    """A command that has the pool do something."""
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        chosen = click.option(
+            "--server",
+            default="",
+            metavar="PID|FILE",
+            help="The server with this pid or pid file; otherwise the only one that runs.",
+        )
+        return group.command(name, short_help=short_help)(chosen(function))
+
+    return decorate
+
+
+def _order(server: str, **request: Any) -> dict[str, Any]:
+    from shardd.streaming import questions  # asyncio, and the whole core
+
+    with _reached(servers.find(server)) as directory:
+        return questions.order(directory, request)
+
+
+@_managing("channels", "List the channels.")
+def channels(server: str) -> int:
+    """List the names of all channels, one a line."""
+    for name in _order(server, op="channels")["channels"]:
+        click.echo(printable(name))
+    return ExitCode.CLEAN
+
+
+@_managing("purge", "Remove a channel's messages.")
+@click.argument("channel")
+@click.option("--before", type=click.IntRange(min=1), help="Only those before this sequence.")
+def purge(server: str, channel: str, before: int | None) -> int:
+    """Remove the messages of CHANNEL. Sequences go on, and subscriptions stay."""
+    done = _order(server, op="purge", channel=channel, before=before)
+    click.echo(f"{done['purged']} messages removed: first {done['first']}, last {done['last']}")
+    return ExitCode.CLEAN
+
+
+@_managing("delete", "Delete a channel.")
+@click.argument("channel")
+@click.option("--force", is_flag=True, help="Although somebody subscribes to it.")
+def delete(server: str, channel: str, *, force: bool) -> int:
+    """Delete CHANNEL with its messages and durables. The next publish begins it anew."""
+    done = _order(server, op="delete", channel=channel, force=force)
+    click.echo(f"deleted with {done['deleted']} messages")
+    return ExitCode.CLEAN
+
+
+@_managing("durables", "List the durables of a channel.")
+@click.argument("channel")
+@click.option("--json", "is_json", is_flag=True, help="As JSON.")
+def durables(server: str, channel: str, *, is_json: bool) -> int:
+    """List the durable subscriptions and durable queue groups of CHANNEL."""
+    found = _order(server, op="durables", channel=channel)["durables"]
+    if is_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return ExitCode.CLEAN
+    for each in found:
+        click.echo(printable(_entry(each)))
+    return ExitCode.CLEAN
+
+
+@_managing("delete-durable", "Delete an offline durable.")
+@click.argument("channel")
+@click.argument("durable")
+@click.option("--client", default="", help="The client ID that it belongs to.")
+@click.option("--queue", default="", help="The queue group, of a durable one.")
+def delete_durable(server: str, channel: str, durable: str, client: str, queue: str) -> int:
+    """Delete the offline DURABLE of CHANNEL: of a client, or of a queue group."""
+    if bool(client) == bool(queue):
+        raise click.UsageError("say whose it is: with --client or with --queue")
+    _order(
+        server, op="delete_durable", channel=channel, durable=durable, client_id=client, queue=queue
+    )
+    click.echo("deleted")
+    return ExitCode.CLEAN
+
+
+# --- stores that no server uses ------------------------------------------------------------------
 
 
 @group.command("verify", short_help="Read a file store and say what is damaged.")

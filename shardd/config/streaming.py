@@ -107,4 +107,6 @@ class StreamingOptions:
     dead_letter_channel: str = ""
     group_in_flight_max: int = 0  # for a queue group as a whole
     strict_subjects: bool = False  # refuse a publish whose channel is not its NATS subject
+    # Rights on `_STAN.pub.<cluster>.<channel>` and `_STAN.sub.<cluster>.<channel>` count.
+    channel_permissions: bool = False
     admin: bool = False  # take requests on `_STAN.admin.<cluster>`

@@ -110,6 +110,7 @@ def options_of(section: Section, notes: Notes) -> StreamingOptions:
         **_names("dead_letter_channel", "dead_letter_channel", _text_of),
         **_names("group_in_flight_max", "group_in_flight_max", _count_of),
         **_names("strict_subjects", "strict_subjects", _boolean_of),
+        **_names("channel_permissions", "channel_permissions", _boolean_of),
         **_names("admin", "admin", _boolean_of),
         **_names("io_batch_size", "io_batch_size", _count_of),
     }

@@ -1,8 +1,9 @@
 """What users asked the original for in vain: purge and delete channels, list and delete durables.
 
-A request is JSON on `_STAN.admin.<cluster>`, answered in JSON by the worker that owns the channel.
-There is nothing of it unless it is configured, and who may publish there is for the permissions of
-NATS to say.
+A request is an object, answered with one by the worker that owns the channel. `shardd stream` puts
+it to the workers' sockets, where the server's own user is let in. As JSON it may come on
+`_STAN.admin.<cluster>`: not unless that is configured, and who may publish there is for the
+permissions of NATS to say.
 
     {"op": "channels"}
     {"op": "purge", "channel": "orders"}                 and "before": a sequence, to keep the rest
@@ -15,6 +16,7 @@ The answer holds `"ok": true` and what was asked for, or `"error"`.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any, Final
 
 from shardd.streaming.channel import Channel
@@ -49,28 +51,36 @@ class Admin:
         }
 
     def take(self, payload: bytes, reply: bytes) -> None:
-        """One request."""
-        try:
-            answer = self._answer(payload)
-        except AdminError as error:
-            self._respond(reply, {"error": str(error)})
-            return
-        if answer is not None:
-            document, is_changed = answer
-            self._core.after_commit(
-                lambda error: self._respond(reply, {"error": error} if error else document),
-                is_changed=is_changed,
-            )
-
-    def _respond(self, reply: bytes, document: Document) -> None:
-        self._core.respond(reply, json.dumps(document, ensure_ascii=True).encode())
-
-    def _answer(self, payload: bytes) -> tuple[Document, bool] | None:
-        """The answer, and whether the store has to write for it; None: another worker answers."""
+        """One request from NATS."""
         try:
             request = json.loads(payload)
         except (ValueError, RecursionError):
             request = None
+
+        def respond(document: Document) -> None:
+            self._core.respond(reply, json.dumps(document, ensure_ascii=True).encode())
+
+        self.answer(request, respond)
+
+    def answer(self, request: Any, respond: Callable[[Document], object]) -> bool:
+        """One request. Calls back with the answer, from within or when it is stored; False when
+        another worker answers."""
+        try:
+            answer = self._answer(request)
+        except AdminError as error:
+            respond({"error": str(error)})
+            return True
+        if answer is None:
+            return False
+        document, is_changed = answer
+        self._core.after_commit(
+            lambda error: respond({"error": error} if error else document),
+            is_changed=is_changed,
+        )
+        return True
+
+    def _answer(self, request: Any) -> tuple[Document, bool] | None:
+        """The answer, and whether the store has to write for it; None: another worker answers."""
         operation = request.get("op") if isinstance(request, dict) else None
         name = request.get("channel") if isinstance(request, dict) else None
         if operation == "channels" and self._core.is_lead:
@@ -78,7 +88,7 @@ class Admin:
             return {"ok": True, "channels": names}, False
         if not isinstance(operation, str) or operation not in {*self._operations, "channels"}:
             if self._core.is_lead:
-                raise AdminError("the request is not JSON, or its op is not known")
+                raise AdminError("the request is no JSON object, or its op is not known")
             return None
         if operation == "channels":
             return None

@@ -9,7 +9,6 @@ import logging
 import signal
 import socket
 from contextlib import ExitStack
-from functools import partial
 from typing import Final
 
 import uvloop
@@ -23,7 +22,7 @@ from shardd.inquiry import Inquiries, open_inquiries
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
 from shardd.streaming.main import code_of, recover, run_loop
-from shardd.streaming.questions import QUESTION, answer, process_name
+from shardd.streaming.questions import answers, process_name
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.tcp_bus import TcpBus
@@ -55,7 +54,7 @@ class Alone:
         self._task: asyncio.Task[None] | None = None
         self._served = Served(options, self._bus, store, 0, loop, self._bus.finish, self.fail)
         self._inquiries = Inquiries(
-            inquiries, loop, {QUESTION: partial(answer, self._served.server, new_server_id())}
+            inquiries, loop, answers(self._served.server, new_server_id(), loop)
         )
         self._is_serving = False
         self._dialer.on_servers = self._served.servers_changed

@@ -31,6 +31,10 @@ cdef class Window:
     cdef size_t length
     cdef uint32_t offset
     cdef Segment segment
+    cdef int fill(self, Segment segment, uint32_t offset, size_t length) except -1
+    cdef const unsigned char* record(
+        self, uint64_t sequence, uint32_t offset, size_t length, bint crc
+    ) except NULL
 
 
 # What the logs of one store share. Touched by the event loop only.

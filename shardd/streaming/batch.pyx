@@ -7,12 +7,16 @@ ahead. The home of the logs knows which of them has something to write, and whic
 that can be let go.
 """
 
+import os
 import resource
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t
-from libc.stdlib cimport free, realloc
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
 
+from shardd.errors import DamageError, StoreError
+
+from shardd.streaming.records cimport is_record, looks_like_record, read_exactly
 from shardd.streaming.segment cimport SEGMENT_BYTES_MAX, Segment
 
 cdef enum:
@@ -61,6 +65,30 @@ cdef class Window:
 
     def __dealloc__(self) -> None:
         free(self.bytes)
+
+    cdef int fill(self, Segment segment, uint32_t offset, size_t length) except -1:
+        """Read a piece of an open segment; once."""
+        cdef int error = 0
+        self.bytes = <unsigned char*>malloc(length)
+        if self.bytes == NULL:
+            raise MemoryError
+        if not read_exactly(segment.fd, self.bytes, length, offset, &error):
+            reason = os.strerror(error).lower() if error else "it ends too early"
+            raise StoreError(f"{segment.path}: cannot be read at byte {offset}: {reason}")
+        self.segment, self.offset, self.length = segment, offset, length
+        return 0
+
+    cdef const unsigned char* record(
+        self, uint64_t sequence, uint32_t offset, size_t length, bint crc
+    ) except NULL:
+        """One record that it holds, by its offset in the file."""
+        cdef const unsigned char* at = self.bytes + (offset - self.offset)
+        if is_record(at, length, sequence) if crc else looks_like_record(at, length, sequence):
+            return at
+        raise DamageError(
+            f"{self.segment.path}: damaged at byte {offset}: message {sequence} of the channel"
+            " is lost and passed over; `shardd stream verify` says what else is"
+        )
 
 
 @cython.final

@@ -6,6 +6,7 @@ channel, not before: until then it stays in flight, and is buried again after an
 
 import logging
 
+from shardd.errors import StoreError
 from shardd.streaming import pool
 from shardd.streaming.channel import Channel
 from shardd.streaming.channels import Channels
@@ -63,7 +64,11 @@ class Burial:
             log.error("dead-letter channel %r: %s", self._name, channel)
             return
         failures = channel.failures
-        append_to(core.receiver.batch, channel, message.reply, message.data)
+        try:
+            append_to(core.receiver.batch, channel, message.reply, message.data)
+        except StoreError as error:
+            log.error("dead-letter channel %r: %s", self._name, error)
+            return
         done = pool.Buried(message.channel, message.subscription, message.sequence)
 
         def stored(_error: str) -> None:

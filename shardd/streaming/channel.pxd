@@ -24,6 +24,7 @@ cdef class Channel:
 
     cdef int note_ready(self) except -1
     cdef int ack(self, Subscription subscription, uint64_t sequence) except -1
+    cdef int pause(self, object error) except -1
     cdef int deliver(self) except -1
     cdef int _feed(self, Subscription subscription) except -1
     cdef int _feed_group(self, QueueGroup group) except -1

@@ -13,6 +13,8 @@ from shardd.streaming.inflight cimport Entry
 from shardd.streaming.log cimport FOUND_LATER, FOUND_MESSAGE, FOUND_NOTHING, Found, Stored
 from shardd.streaming.pb cimport MsgProto, parse_message
 
+from shardd.errors import StoreError
+
 # What expires this soon is sent again with what has expired (sheet 6).
 cdef enum:
     EXPIRY_WINDOW_MS = 15
@@ -34,7 +36,7 @@ cdef class Channel:
         log.on_loaded = self.loaded
 
     def loaded(self) -> None:
-        """The log has fetched what somebody waits for."""
+        """The log has fetched what somebody waits for, or may be readable again."""
         self.is_loading = False
         self.note_ready()
 
@@ -175,6 +177,13 @@ cdef class Channel:
                 self.note_ready()
         return 0
 
+    cdef int pause(self, object error) except -1:
+        """The log cannot be read: nothing is delivered until `loaded`."""
+        self.is_loading = True
+        if self.traffic.on_unreadable is not None:
+            self.traffic.on_unreadable(self, str(error))
+        return 0
+
     cdef int deliver(self) except -1:
         """Whatever may be sent now."""
         cdef Subscription subscription
@@ -259,7 +268,10 @@ cdef class Channel:
             return
         if subscription.group is None and subscription.is_failing:
             return
-        self._redeliver(subscription)
+        try:
+            self._redeliver(subscription)
+        except StoreError as error:
+            self.pause(error)
 
     cdef int _redeliver(self, Subscription subscription) except -1:
         """Sends again what is due. What there is no room for stays due."""
@@ -285,7 +297,11 @@ cdef class Channel:
             sequence = entry.sequence
             expiry_ms = entry.expiry_ms
             count = entry.count + 1
-            found = self.log.find(sequence, &stored)
+            try:
+                found = self.log.find(sequence, &stored)
+            except StoreError:
+                subscription.is_due = True
+                raise
             if found == FOUND_LATER:
                 self.is_loading = True
                 subscription.is_due = True
@@ -369,4 +385,7 @@ def deliver_ready(Traffic traffic not None) -> None:
     channels = list(traffic.ready)
     traffic.ready.clear()
     for channel in channels:
-        channel.deliver()
+        try:
+            channel.deliver()
+        except StoreError as error:
+            channel.pause(error)

@@ -26,6 +26,8 @@ log = logging.getLogger("shardd.streaming")
 POSITIONS_MS: Final = 50
 # After rows could not be written, they are tried again this often while nothing else is waiting.
 RETRY_MS: Final = 250
+# A log that could not be read is tried again this soon.
+READ_AGAIN_MS: Final = 1000
 
 
 class Core:
@@ -49,6 +51,7 @@ class Core:
         self.parts = frozenset(partitions_of(index, workers))
         self.schedule = Schedule()
         self.traffic = Traffic(bus)
+        self.traffic.on_unreadable = self._on_unreadable
         self.receiver = StreamingReceiver(self.traffic, self.parts, 0)
         self.clients = Clients(self.receiver.clients, self.receiver.connections)
         self.last_ids: dict[int, int] = {}
@@ -66,6 +69,7 @@ class Core:
         self._is_urgent = False  # and one that does not wait until what failed is tried again
         self._last_error = ""
         self._failing: set[bytes] = set()  # channels whose last commit failed
+        self._unreadable: dict[bytes, str] = {}  # channels whose log could not be read, and why
 
     @property
     def is_lead(self) -> bool:
@@ -235,6 +239,13 @@ class Core:
                     subscription.position,
                     subscription.in_flight.sequences(),
                 )
+
+    def _on_unreadable(self, channel: Channel, text: str) -> None:
+        """Deliveries wait: what comes behind it must not overtake what cannot be read now."""
+        if self._unreadable.get(channel.name) != text:
+            self._unreadable[channel.name] = text
+            log.error("channel %r: deliveries wait: %s", channel.name, text)
+        self.schedule.at(self.now_ms + READ_AGAIN_MS, channel.loaded)
 
     def arm_timers(self) -> None:
         """Subscriptions that have something in flight get a timer, unless they have one that goes

@@ -13,26 +13,20 @@ Keeping to the limits costs nothing per message: `first` moves on, and a segment
 when it is behind it.
 """
 
+import logging
 import os
 
 cimport cython
 from libc.errno cimport EFBIG
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport malloc
 
-from shardd.errors import StoreError
+from shardd.errors import DamageError, StoreError
 
 from shardd.streaming.batch cimport Batch, LogHome, Window
 from shardd.streaming.log cimport FOUND_MESSAGE, FOUND_NOTHING, ChannelLog, Found, Stored
 from shardd.streaming.msgproto cimport MsgProto, message_size, write_message
-from shardd.streaming.records cimport (
-    RECORD_BYTES,
-    Record,
-    is_record,
-    looks_like_record,
-    read_exactly,
-)
-from shardd.streaming.segment cimport SEGMENT_BYTES_MAX, Segment
+from shardd.streaming.records cimport RECORD_BYTES, Record
+from shardd.streaming.segment cimport SEGMENT_BYTES_MAX, Segment, segment_of
 from shardd.streaming.write_job cimport WriteJob
 
 from shardd.streaming.write_job import reason_of
@@ -46,6 +40,8 @@ cdef enum:
 
 cdef int64_t SECOND_NS = 1_000_000_000
 
+logger = logging.getLogger("shardd.streaming.file_store")
+
 
 @cython.final
 cdef class FileLog(ChannelLog):
@@ -57,6 +53,7 @@ cdef class FileLog(ChannelLog):
         self.first = 1
         self._home = home
         self._segments = []
+        self._damaged = set()
         self._segment_bytes = home.segment_bytes
         self._segment_messages = home.segment_messages
         self._segment_age_ns = home.segment_age_ns
@@ -101,11 +98,9 @@ cdef class FileLog(ChannelLog):
 
     def has_dropped(self) -> bool:
         """Whether segments hold messages that are not kept any more."""
-        cdef Segment segment
         if not self._segments:
             return False
-        segment = self._segments[0]
-        return self.first > segment.first
+        return self.first > (<Segment>self._segments[0]).first
 
     def create(self) -> None:
         """Have the next commit make the directory and an empty segment, if there is none."""
@@ -317,12 +312,9 @@ cdef class FileLog(ChannelLog):
     # --- finding --------------------------------------------------------------------------------
 
     cdef Found find(self, uint64_t sequence, Stored* stored) except *:
-        """The first committed message at or behind a sequence."""
+        """The first committed message at or behind a sequence that is as it was written."""
         cdef Batch tail = self._tail
-        cdef Segment segment
         cdef const Record* record
-        cdef size_t index
-        cdef uint32_t offset
         if sequence < self.first:
             sequence = self.first
         if sequence > self.last:
@@ -331,46 +323,57 @@ cdef class FileLog(ChannelLog):
             self._is_tail_used = True
             record = <const Record*>(tail.bytes + tail.offsets[sequence - tail.first])
         else:
-            segment = self._segment_of(sequence)
-            if segment.offsets == NULL:
-                segment.load_offsets()
-                self._home.warmed(self)
-            segment.is_used = True
-            index = sequence - segment.first
-            offset = segment.offsets[index]
-            record = <const Record*>self._read(
-                segment, index, offset, segment.end_of(index) - offset)
+            record = self._find_in_file(&sequence)
+            if record == NULL:
+                return FOUND_NOTHING
         stored.sequence = sequence
         stored.timestamp_ns = record.timestamp_ns
         stored.length = record.length
         stored.bytes = <const unsigned char*>record + RECORD_BYTES
         return FOUND_MESSAGE
 
+    cdef const Record* _find_in_file(self, uint64_t* sequence) except? NULL:
+        """The record of a sequence, or of the next one that is not damaged."""
+        cdef Segment segment
+        cdef size_t index
+        cdef uint32_t offset
+        while sequence[0] <= self.last:
+            segment = self._segment_of(sequence[0])
+            try:
+                if segment.offsets == NULL:
+                    segment.load_offsets()
+                    self._home.warmed(self)
+                segment.is_used = True
+                index = sequence[0] - segment.first
+                offset = segment.offsets[index]
+                return <const Record*>self._read(
+                    segment, index, offset, segment.end_of(index) - offset)
+            except DamageError as damage:
+                self._report(segment, damage)
+                # Without offsets nothing of the segment can be found.
+                sequence[0] = sequence[0] + 1 if segment.offsets != NULL else (
+                    segment.first + segment.count)
+        return NULL
+
+    cdef object _report(self, Segment segment, object damage):
+        """Messages that were acknowledged cannot be delivered: said once for each segment."""
+        if segment.path not in self._damaged:
+            self._damaged.add(segment.path)
+            logger.error("%s", damage)
+
     cdef Segment _segment_of(self, uint64_t sequence):
         """The segment that has it: it is known to be there."""
         cdef Segment segment = self._hint
-        cdef Py_ssize_t low, high, middle
-        if segment is not None and segment.first <= sequence < segment.first + segment.count:
-            return segment
-        low, high = 0, len(self._segments) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            segment = self._segments[middle]
-            if segment.first <= sequence:
-                low = middle
-            else:
-                high = middle - 1
-        self._hint = self._segments[low]
-        return self._hint
+        if segment is None or not segment.first <= sequence < segment.first + segment.count:
+            self._hint = segment = segment_of(self._segments, sequence)
+        return segment
 
     cdef const unsigned char* _read(
         self, Segment segment, size_t index, uint32_t offset, size_t length
     ) except NULL:
         """One record of the file, as it was written."""
         cdef Window window = self._window
-        cdef const unsigned char* at
         cdef size_t wanted
-        cdef int error
         self._is_window_used = True
         if window is None or window.segment is not segment or offset < window.offset or (
             offset + length > window.offset + window.length
@@ -388,24 +391,9 @@ cdef class FileLog(ChannelLog):
             self._home.retire(window)
             self._window = None
             window = Window.__new__(Window)
-            window.bytes = <unsigned char*>malloc(wanted)
-            if window.bytes == NULL:
-                raise MemoryError
-            if not read_exactly(segment.fd, window.bytes, wanted, offset, &error):
-                reason = os.strerror(error).lower() if error else "it ends too early"
-                raise StoreError(f"{segment.path}: cannot be read at byte {offset}: {reason}")
-            window.segment, window.offset, window.length = segment, offset, wanted
+            window.fill(segment, offset, wanted)
             self._window = window
-        at = window.bytes + (offset - window.offset)
-        if not (
-            is_record(at, length, segment.first + index) if self._home.crc
-            else looks_like_record(at, length, segment.first + index)
-        ):
-            raise StoreError(
-                f"{segment.path}: damaged at byte {offset}: message {segment.first + index} of"
-                " the channel cannot be read; `shardd stream verify` says what else is lost"
-            )
-        return at
+        return window.record(segment.first + index, offset, length, self._home.crc)
 
     def sequence_at(self, int64_t timestamp_ns) -> int:
         """The first committed message that is not older; `last + 1` when there is none."""
@@ -452,10 +440,15 @@ cdef class FileLog(ChannelLog):
         if self.messages == 0:
             return 0
         segment = self._segments[0]
-        if segment.first_ns <= kept_ns:
-            self._drop_to(segment.first + <uint64_t>segment.search(kept_ns + 1))
-        index = self.first - segment.first
-        oldest_ns = segment.timestamp_of(index) if index else segment.first_ns
+        try:
+            if segment.first_ns <= kept_ns:
+                self._drop_to(segment.first + <uint64_t>segment.search(kept_ns + 1))
+            index = self.first - segment.first
+            oldest_ns = segment.timestamp_of(index) if index else segment.first_ns
+        except StoreError as error:
+            # It goes as a whole, when its newest message is too old.
+            self._report(segment, error)
+            return segment.last_ns + self._max_age_ns
         if segment.fd >= 0:
             self._home.opened(segment)
             self._home.warmed(self)
@@ -475,19 +468,13 @@ cdef class FileLog(ChannelLog):
         """Forget the messages before a sequence, which is not beyond `last + 1`."""
         cdef Segment segment
         cdef uint64_t end, length
-        cdef size_t index
         while self.first < sequence:
             segment = self._segments[0]
             end = segment.first + segment.count
             if sequence >= end:
                 length = self._head_bytes
             else:
-                segment.load_offsets()
-                segment.is_used = True
-                self._home.warmed(self)
-                index = sequence - segment.first
-                length = segment.offsets[index] - segment.offsets[self.first - segment.first]
-                length -= (sequence - self.first) * RECORD_BYTES
+                length = self._length_to(segment, sequence)
                 end = sequence
             self.bytes -= length
             self._head_bytes -= length
@@ -499,6 +486,25 @@ cdef class FileLog(ChannelLog):
         self.messages = self.last + 1 - self.first
         return 0
 
+    cdef uint64_t _length_to(self, Segment segment, uint64_t sequence) except? 0:
+        """The bytes of the oldest segment's messages that are before a sequence; what that is on
+        average where the segment cannot be read."""
+        cdef uint64_t count = segment.first + segment.count - self.first
+        if not self._has_offsets(segment):
+            return <uint64_t>(self._head_bytes * <double>(sequence - self.first) / count)
+        return segment.bytes_of(self.first - segment.first, sequence - segment.first)
+
+    cdef bint _has_offsets(self, Segment segment) except -1:
+        """Whether the offsets of a segment's records are known."""
+        try:
+            segment.load_offsets()
+        except StoreError as error:
+            self._report(segment, error)
+            return False
+        segment.is_used = True
+        self._home.warmed(self)
+        return True
+
     cdef object _drop_segment(self):
         """The oldest one has nothing left that is kept."""
         cdef Segment segment = self._segments.pop(0)
@@ -507,13 +513,14 @@ cdef class FileLog(ChannelLog):
         if self._hint is segment:
             self._hint = None
         self._home.dropped.append(segment.path)
+        self._damaged.discard(segment.path)
         segment = self._segments[0]
         self._head_bytes = segment.payload_bytes
 
     cdef int _trim(self) except -1:
         """Keep to the limits of messages and bytes; the newest message always stays."""
         cdef Segment segment
-        cdef uint64_t over, freed, start, stop, last
+        cdef uint64_t over, start, stop, last
         if self._max_messages and self.messages > self._max_messages:
             self._drop_to(self.last + 1 - self._max_messages)
         while self._max_bytes and self.bytes > self._max_bytes and self.messages > 1:
@@ -522,14 +529,17 @@ cdef class FileLog(ChannelLog):
             if over >= self._head_bytes and len(self._segments) > 1:
                 self._drop_to(segment.first + segment.count)
                 continue
-            segment.load_offsets()
+            if not self._has_offsets(segment):
+                if len(self._segments) == 1:
+                    break
+                self._drop_to(segment.first + segment.count)
+                continue
             start = stop = self.first - segment.first
             # The newest message is not among those that may go.
             last = min(segment.count, self.last - segment.first)
             while stop < last:
                 stop += 1
-                freed = segment.end_of(stop - 1) - segment.offsets[start]
-                if freed - (stop - start) * RECORD_BYTES >= over:
+                if segment.bytes_of(start, stop) >= over:
                     break
             self._drop_to(segment.first + stop)
         return 0

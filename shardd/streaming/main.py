@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import time
-from functools import partial
 from typing import Any, Final
 
 import uvloop
@@ -33,7 +32,7 @@ from shardd.router.sublist import Sublist
 from shardd.slots import State
 from shardd.streaming import pool
 from shardd.streaming.mesh_bus import MeshBus
-from shardd.streaming.questions import QUESTION, answer
+from shardd.streaming.questions import answers
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
 from shardd.streaming.stores import open_store
@@ -98,7 +97,7 @@ class StreamingWorker:
         self._inquiries = Inquiries(
             setup.inquiries[slot],
             loop,
-            {QUESTION: partial(answer, self._server, setup.server_id)},
+            answers(self._server, setup.server_id, loop),
         )
 
     # --- life ----------------------------------------------------------------------------------

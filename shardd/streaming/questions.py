@@ -4,9 +4,11 @@ Each streaming worker answers on a socket of its own in the server's runtime dir
 puts the parts together, as monitoring over HTTP would.
 """
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +18,11 @@ from shardd.inquiry import InquiryError, Part, socket_name
 from shardd.streaming import statistics
 from shardd.streaming.server import StreamingServer
 from shardd.streaming.statistics import Document, ServerFacts
+from shardd.streaming.subjects import partition_of
 from shardd.version import SHARDD_VERSION
 
 QUESTION: Final = "streaming"
+MANAGE: Final = "streaming-admin"
 
 
 def process_name(index: int) -> str:
@@ -43,6 +47,48 @@ def answer(server: StreamingServer, server_id: str, question: Part) -> Iterator[
         "store": options.store,
         "limits": dataclasses.asdict(options.limits),
     }
+
+
+def answers(
+    server: StreamingServer, server_id: str, loop: asyncio.AbstractEventLoop
+) -> dict[str, inquiry.Answer]:
+    """All questions that one worker answers."""
+    return {QUESTION: partial(answer, server, server_id), MANAGE: partial(manage, server, loop)}
+
+
+def manage(
+    server: StreamingServer, loop: asyncio.AbstractEventLoop, question: Part
+) -> Iterator[Part | asyncio.Future[Part]]:
+    """The answer to a request of `admin`, or which worker to ask."""
+    done: asyncio.Future[Part] = loop.create_future()
+
+    def respond(document: Part) -> None:
+        if not done.done():  # whoever asked may have left
+            done.set_result(document)
+
+    request = question.get("request")
+    if server.manage(request, respond):
+        yield done
+        return
+    name = request.get("channel") if isinstance(request, dict) else None
+    if isinstance(name, str):
+        yield {"worker": partition_of(name.encode("utf-8", "surrogatepass")) % server.core.workers}
+    else:
+        yield {"error": "the lead answers this"}
+
+
+def order(directory: Path, request: Part) -> dict[str, Any]:
+    """The answer to a request of `admin` by the pool in this runtime directory.
+
+    Raises:
+        OSError: it cannot be reached, FileNotFoundError when there is none.
+        InquiryError: the request is refused, or a worker does not answer as it should.
+    """
+    question = {"ask": MANAGE, "request": dict(request)}
+    document = _one(directory, 0, question)
+    if "worker" in document:
+        document = _one(directory, document["worker"], question)
+    return document
 
 
 def ask(directory: Path, path: str, query: Mapping[str, str]) -> tuple[int, Document | str]:

@@ -37,4 +37,7 @@ cdef class Segment:
     cdef int load_offsets(self) except -1
     cdef int _load_sidecar_offsets(self) except -1
     cdef uint32_t end_of(self, size_t index) noexcept nogil
+    cdef uint64_t bytes_of(self, size_t start, size_t stop) noexcept nogil
     cdef int64_t timestamp_of(self, size_t index) except? -1
+
+cdef Segment segment_of(list segments, uint64_t sequence)

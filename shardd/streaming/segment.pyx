@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from shardd.errors import StoreError
+from shardd.errors import DamageError, StoreError
 
 from shardd.streaming.checksum cimport checksum
 from shardd.streaming.records cimport (
@@ -251,6 +251,8 @@ cdef class Segment:
     cdef int load_offsets(self) except -1:
         """Have the offsets in memory: from the sidecar, or from the file itself."""
         cdef uint64_t count = self.count
+        cdef uint32_t end = self.end
+        cdef int64_t last_ns = self.last_ns
         if self.offsets != NULL or count == 0:
             return 0
         if self._load_sidecar_offsets():
@@ -258,9 +260,13 @@ cdef class Segment:
         self.count, self.end, self.has_sidecar = 0, self.start, False
         self.scan()
         if self.count < count:
-            raise StoreError(
-                f"{self.path}: damaged at byte {self.end}: messages"
-                f" {self.first + self.count} to {self.first + count - 1} cannot be read"
+            lost, at = self.first + self.count, self.end
+            # Whoever appends, and whoever looks here again, finds it as it was.
+            self.count, self.end, self.last_ns = count, end, last_ns
+            self.forget_offsets()
+            raise DamageError(
+                f"{self.path}: damaged at byte {at}: messages"
+                f" {lost} to {self.first + count - 1} cannot be read"
             )
         self.keep(count)
         return 0
@@ -390,6 +396,11 @@ cdef class Segment:
         """Where a record ends; its offsets are loaded."""
         return self.offsets[index + 1] if index + 1 < self.count else self.end
 
+    cdef uint64_t bytes_of(self, size_t start, size_t stop) noexcept nogil:
+        """The bytes of some messages, without their headers; offsets are loaded."""
+        cdef uint64_t end = self.offsets[stop] if stop < self.count else self.end
+        return end - self.offsets[start] - (stop - start) * RECORD_BYTES
+
     cdef int64_t timestamp_of(self, size_t index) except? -1:
         cdef Record record
         cdef int error
@@ -452,6 +463,20 @@ cdef class Segment:
 
     def _sidecar_path(self) -> str:
         return self.path.removesuffix(SUFFIX) + SIDECAR_SUFFIX
+
+
+cdef Segment segment_of(list segments, uint64_t sequence):
+    """Of the segments of one log, in order, the last that does not begin behind a sequence."""
+    cdef Segment segment
+    cdef Py_ssize_t middle, low = 0, high = len(segments) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        segment = segments[middle]
+        if segment.first <= sequence:
+            low = middle
+        else:
+            high = middle - 1
+    return segments[low]
 
 
 cdef uint32_t _header_checksum(Header* header, bytes name) except? 0:

@@ -12,7 +12,7 @@ has room again, and at `next_deadline_ms` (`tick`, then `end_pass`).
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from shardd.config.streaming import StreamingOptions
 from shardd.streaming import texts
@@ -92,7 +92,7 @@ class StreamingServer:
         core.on_committed = self.channels.watch_age
         core.traffic.group_in_flight_max = options.group_in_flight_max
         core.receiver.server = self
-        core.receiver.is_strict = options.strict_subjects
+        core.receiver.is_strict = options.strict_subjects or options.channel_permissions
         bus.receiver = core.receiver
 
     @property
@@ -209,6 +209,13 @@ class StreamingServer:
     def stop(self) -> None:
         """Queues what the store does not know yet, before it is closed."""
         self.core.save_positions()
+
+    def manage(self, request: Any, respond: Callable[[dict[str, Any]], object]) -> bool:
+        """A request of the operator (`admin`), which needs no configuration. False when another
+        worker is to be asked; else `respond` is called with the answer, now or later."""
+        is_ours = self._admin.answer(request, respond)
+        self._wake()
+        return is_ours
 
     def lose(self, worker: int) -> None:
         """The process of another worker has ended; nobody waits for it any more."""

@@ -4,8 +4,10 @@ They are answered by the worker that owns the channel; all others ignore them. W
 is answered by the lead.
 """
 
+import logging
 from collections.abc import Callable
 
+from shardd.errors import StoreError
 from shardd.streaming import texts
 from shardd.streaming.channel import Channel
 from shardd.streaming.channels import Channels
@@ -23,6 +25,8 @@ from shardd.streaming.store import SubscriptionRow
 from shardd.streaming.subjects import is_channel, partition_of
 from shardd.streaming.subscription import Subscription
 
+log = logging.getLogger("shardd.streaming")
+
 
 class Refused(Exception):
     """A request cannot be served; the text is what the client is told."""
@@ -35,6 +39,8 @@ class Subscribing:
         self._core = core
         self._channels = channels
         self._next_sid = DYNAMIC
+        # Those whose ack inbox has a subject of its own, with the number of that subscription.
+        self._foreign: dict[Subscription, int] = {}
 
     # --- subscribe -------------------------------------------------------------------------------
 
@@ -91,7 +97,11 @@ class Subscribing:
         most = channel.limits.max_subs
         if remains is None and 0 < most <= len(channel.subscriptions):
             raise Refused(texts.TOO_MANY_SUBSCRIPTIONS)
-        row = self._row(request, client, channel)
+        try:
+            row = self._row(request, client, channel)
+        except StoreError as error:
+            log.error("channel %r: %s", channel.name, error)
+            raise Refused(str(error)) from None
         subscription = Subscription(core.traffic, row)
         if remains is None:
             channel.add(subscription)
@@ -200,6 +210,7 @@ class Subscribing:
         own = b"%b.%d.%d" % (core.server_row.inbox_prefix, part, subscription.id)
         if subscription.ack_inbox != own:
             core.receiver.foreign[self._next_sid] = subscription
+            self._foreign[subscription] = self._next_sid
             core.bus.subscribe(self._next_sid, subscription.ack_inbox)
             self._next_sid += 1
 
@@ -255,10 +266,10 @@ class Subscribing:
         core = self._core
         part = partition_of(subscription.channel.name)
         core.receiver.subscriptions[part].pop(subscription.id, None)
-        for sid, other in list(core.receiver.foreign.items()):
-            if other is subscription:
-                core.bus.unsubscribe(sid)
-                del core.receiver.foreign[sid]
+        sid = self._foreign.pop(subscription, None)
+        if sid is not None:
+            core.bus.unsubscribe(sid)
+            del core.receiver.foreign[sid]
 
     def _respond(self, reply: bytes, error: str) -> None:
         self._core.respond(reply, SubscriptionResponse(error=error).encode())

@@ -17,6 +17,7 @@ cdef class Traffic:
     cdef public uint32_t redeliveries_max      # 0: for ever
     cdef public uint32_t group_in_flight_max   # 0: members have limits, groups have none
     cdef public object on_exhausted            # (channel, subscription, sequence, reply, data)
+    cdef public object on_unreadable           # (channel, text): until its `resume` is called
 
     cdef public uint64_t in_messages
     cdef public uint64_t in_bytes

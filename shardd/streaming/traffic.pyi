@@ -13,6 +13,7 @@ class Traffic:
     redeliveries_max: int
     group_in_flight_max: int
     on_exhausted: Callable[[Any, Any, int, bytes, bytes], object] | None
+    on_unreadable: Callable[[Any, str], object] | None
     in_messages: int
     in_bytes: int
     out_messages: int

@@ -122,6 +122,10 @@ class LoopFace:
         self._finish()
 
 
+# A prefix of subjects, and what a message to one of them needs: `Shared.set_guard`.
+Guard = tuple[bytes, Callable[[bytes, bytes], bytes | None]]
+
+
 def _ignore(*_: bytes) -> None:
     """Nothing is subscribed to."""
 
@@ -134,7 +138,13 @@ def _be_nice() -> None:
 class Worker:
     """The parts of one worker, wired. Lives in the child, in its event loop."""
 
-    def __init__(self, setup: HostSetup, index: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        setup: HostSetup,
+        index: int,
+        loop: asyncio.AbstractEventLoop,
+        guard: Guard | None = None,
+    ) -> None:
         self._setup = setup
         self._index = index
         self._loop = loop
@@ -180,6 +190,8 @@ class Worker:
             self._deadlines,
             seed,
         )
+        if guard is not None:
+            self._shared.set_guard(*guard)
         # Replies of this process's requests to imported services: no other process's, also not
         # those of the one that this one replaces.
         prefix = b"%x_%x" % (index, int.from_bytes(os.urandom(6), "little"))
@@ -461,15 +473,18 @@ class Worker:
             os.write(self._setup.supervisor_fd, (1).to_bytes(8, "little"))
 
 
-def run(setup: HostSetup, index: int) -> int:
+def run(setup: HostSetup, index: int, guard: Guard | None = None) -> int:
     """Be worker `index` until a signal ends it; returns the exit code.
+
+    Args:
+        guard: what it takes to publish to some subjects beside the right to publish there.
 
     Raises:
         Exception: an invariant broke; the caller logs it and ends the process.
     """
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = Worker(setup, index, loop)
+    worker = Worker(setup, index, loop, guard)
 
     def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         worker.fail(context.get("exception") or RuntimeError(context["message"]))

@@ -10,5 +10,7 @@ cdef class Rights(Receiver):
 
     cdef int set_rules(self, object permissions) except -1
     cdef bint is_allowed(self, Operation* operation) except -1
+    cdef bint _may_by_content(self, Operation* operation) except -1
+    cdef bint _refuse_publish(self, bytes subject) except -1
     cdef bint may_subscribe(self, Operation* operation) except -1
     cdef int withdraw_refused(self) except -1

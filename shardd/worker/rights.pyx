@@ -7,6 +7,9 @@ receive though it may exist is filtered by the `Receiver` on delivery.
 
 import logging
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
 from shardd.worker import session
 
 from shardd.router.permissions cimport Permissions, ReplyGrants
@@ -39,12 +42,34 @@ cdef class Rights(Receiver):
         if not permissions.limits_publish and self.grants is None:
             return True
         if permissions.may_publish(operation.subject, operation.subject_len):
-            return True
+            return self.shared.guard is None or self._may_by_content(operation)
         if self.grants is not None and self.grants.take(
             operation.subject, operation.subject_len, self.shared.poller.now_ms
         ):
             return True
-        subject = operation.subject[:operation.subject_len]
+        return self._refuse_publish(operation.subject[:operation.subject_len])
+
+    cdef bint _may_by_content(self, Operation* operation) except -1:
+        """Whether a message may be published that may as far as its subject goes."""
+        cdef bytes prefix = self.shared.guarded_prefix
+        cdef size_t prefix_len = PyBytes_GET_SIZE(prefix)
+        cdef bytes subject
+        if operation.subject_len < prefix_len or memcmp(
+            operation.subject, PyBytes_AS_STRING(prefix), prefix_len
+        ) != 0:
+            return True
+        subject = self.shared.guard(
+            operation.subject[:operation.subject_len],
+            operation.payload[operation.header_len:operation.total_len])
+        return (
+            subject is None
+            or (<Permissions>self.permissions).may_publish(
+                <const unsigned char*>PyBytes_AS_STRING(subject), PyBytes_GET_SIZE(subject))
+            or self._refuse_publish(subject)
+        )
+
+    cdef bint _refuse_publish(self, bytes subject) except -1:
+        """Tells the client; False."""
         log.error("%s - Publish Violation - Subject %s", self, session.quote(subject))
         self.refuse(session.publish_violation(subject))
         return False

@@ -54,6 +54,8 @@ cdef class Shared:
     cdef readonly object gate              # worker.gate.Gate
     cdef readonly Quotas quotas
     cdef public object observer            # worker.observer.Observer
+    cdef readonly bytes guarded_prefix     # of subjects whose payload says what else is needed
+    cdef readonly object guard             # then (subject, payload) to a subject, or None
     cdef object _loop                      # the worker's face to its event loop
     cdef readonly object random            # random.Random, for the jitter of first pings
     # connections, by client id, and those that wait for something

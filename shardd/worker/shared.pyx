@@ -89,6 +89,13 @@ cdef class Shared:
         """From now on clients come in by this gate."""
         self.gate = gate
 
+    def set_guard(self, bytes prefix not None, guard: object) -> None:
+        """Publishing to a subject that begins like this takes a second right:
+        `guard(subject, payload)` says to which subject, or None. Clients whose user has no
+        permissions are not asked."""
+        self.guarded_prefix = prefix
+        self.guard = guard
+
     def new_nonce(self) -> str:
         """Something for one client to sign (sheet 2.1)."""
         return make_nonce(os.urandom(NONCE_BYTES))

@@ -5,6 +5,7 @@ of what was written, and whatever lacks is said.
 """
 
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -16,14 +17,18 @@ import pytest
 from shardd.config.streaming import FileOptions
 from shardd.errors import StoreError
 from shardd.streaming.batch import LogHome
+from shardd.streaming.bus_probe import ProbeBus
+from shardd.streaming.channel import Channel, deliver_ready
 from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import directory_name, recover_channel
 from shardd.streaming.file_store import FileStore
-from shardd.streaming.log_probe import append, append_many, find
+from shardd.streaming.log_probe import NOTHING, append, append_many, find
 from shardd.streaming.msgproto import decode
 from shardd.streaming.records import RECORD_SIZE
 from shardd.streaming.store import ClientRow, SubscriptionRow
 from shardd.streaming.subjects import partition_of
+from shardd.streaming.subscription import Subscription
+from shardd.streaming.traffic import Traffic
 from tests.support.stores import FileHarness, encoded_messages, quick_directory
 
 FIRST_SEGMENT = "00000000000000000001.log"
@@ -269,17 +274,77 @@ def test_a_sidecar_that_covers_the_older_part_is_as_good(place):
 # --- damage that is found later --------------------------------------------------------------
 
 
-def test_a_message_that_is_damaged_is_not_delivered(place):
-    source, _ = written(place)
+def damage(path, offset):
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_message_is_passed_over_and_told_once(place, caplog):
+    source, messages = written(place)
     path = source / FIRST_SEGMENT
-    damaged = bytearray(path.read_bytes())
-    damaged[-3] ^= 1
-    path.write_bytes(damaged)
+    damage(path, path.read_bytes().index(messages[4]) + len(messages[4]) - 1)
+    damage(path, -3)
     with harness_of(place / "store") as harness:
         log = harness.open().channels[0].log
-        assert decode(find(log, 8)[3])[3] == b"11"
-        with pytest.raises(StoreError, match=r"damaged at byte \d+: message 9 of the channel"):
-            find(log, 9)
+        for _ in range(2):
+            assert [find(log, sequence)[1] for sequence in (4, 5, 6)] == [4, 6, 6]
+            assert find(log, 9) == (NOTHING, 0, 0, b"")
+        assert len(caplog.records) == 1
+        assert re.search(r"damaged at byte \d+: message 5 of the channel", caplog.text)
+        append_many(log, 100, b"more", 1)
+        harness.commit_well()
+        assert find(log, 9)[1] == 10
+
+
+def test_limits_hold_where_the_oldest_segment_cannot_be_read(place):
+    source, _ = written(place, commits=20, segment_messages=9)
+    damage(source / FIRST_SEGMENT, -3)
+    with harness_of(place / "store", segment_messages=9) as harness:
+        log = harness.open().channels[0].log
+        (source / FIRST_SEGMENT.replace(".log", ".idx")).unlink()
+        last = log.last
+        log.set_limits(last - 3, 0, 0)
+        assert (log.first, log.messages) == (4, last - 3)
+        assert find(log, 4)[1] == 10  # without offsets none of the segment is found
+        log.set_limits(0, 1, 0)
+        assert (log.first, log.bytes > 0) == (last, True)
+        log.set_limits(0, 0, 1)
+        assert log.expire(2**62) == 0
+        assert log.messages == 0
+
+
+@pytest.mark.parametrize("pending", [(), (1, 2)])
+def test_deliveries_wait_while_a_file_cannot_be_read(place, pending):
+    source, messages = written(place)
+    path = source / FIRST_SEGMENT
+    whole = path.read_bytes()
+    waits: list[str] = []
+    with harness_of(place / "store") as harness:
+        log = harness.open().channels[0].log
+        traffic = Traffic(bus := ProbeBus())
+        traffic.on_unreadable = lambda _, text: waits.append(text)
+        channel = Channel(b"foo", log, traffic)
+        subscription = Subscription(traffic, SubscriptionRow(1, "me", b"in", b"ack", 100, 1))
+        channel.add(subscription)
+        for sequence in pending:
+            subscription.hold(sequence, 0)
+            subscription.last_sent = len(messages)
+        subscription.is_started = True
+        path.write_bytes(whole[:100])
+        channel.redeliver(subscription)
+        channel.wake()
+        deliver_ready(traffic)
+        deliver_ready(traffic)
+        assert len(waits) == 1
+        assert "cannot be read at byte" in waits[0]
+        assert bus.sent == []
+        path.write_bytes(whole)
+        channel.loaded()
+        deliver_ready(traffic)
+        sent = [payload for _, _, payload in bus.sent]
+        assert len(sent) == (len(pending) or len(messages))
+        assert all(each.startswith(message) for each, message in zip(sent, messages, strict=False))
 
 
 def test_a_damaged_database_is_refused_with_what_to_do(place):

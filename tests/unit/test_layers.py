@@ -137,7 +137,7 @@ LAYERS: Final = (
                     *("pool", "receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
-                ("inflight", "memory_log", "segment", "state_db", "traffic"),
+                ("guard", "inflight", "memory_log", "segment", "state_db", "traffic"),
                 ("bus_probe", "memory_store", "subscription", "batch"),
                 ("clients", "queue_group", "write_job"),
                 ("channel", "file_log"),

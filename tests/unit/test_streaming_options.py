@@ -42,6 +42,7 @@ KEYS: list[tuple[str, str, dict[str, Any]]] = [
     ("redeliveries_max", "9", {"redeliveries_max": 9}),
     ("group_in_flight_max", "7", {"group_in_flight_max": 7}),
     ("strict_subjects", "true", {"strict_subjects": True}),
+    ("channel_permissions", "true", {"channel_permissions": True}),
     ("admin", "true", {"admin": True}),
     ("nats_server_url ns nats_server", '"a:1, b:2"', {"nats": NatsOptions(urls=("a:1", "b:2"))}),
     ("username user", "u", {"nats": NatsOptions(user="u")}),
