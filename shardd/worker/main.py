@@ -192,13 +192,7 @@ class Worker:
         )
         if guard is not None:
             self._shared.set_guard(*guard)
-        # Replies of this process's requests to imported services: no other process's, also not
-        # those of the one that this one replaces.
-        prefix = b"%x_%x" % (index, int.from_bytes(os.urandom(6), "little"))
-        self._spaces = Spaces(
-            self._dispatcher, self._shared.random, prefix, self._describe, os.urandom(32)
-        )
-        self._spaces.apply(accounts_of(config), setup.account_ids)
+        self._spaces = self._make_spaces(config)
         self._shared.set_gate(self._make_gate(config, setup.account_ids))
         self._inquiries = self._observe(config)
         self._pump = Pump(self._shared, self._doorbells[index], loop.call_later)
@@ -210,6 +204,17 @@ class Worker:
             setup.worker_count,
             loop.call_later,
         )
+
+    def _make_spaces(self, config: Config) -> Spaces:
+        """The accounts that have more than plain subjects."""
+        # Replies of this process's requests to imported services: no other process's, also not
+        # those of the one that this one replaces.
+        prefix = b"%x_%x" % (self._index, int.from_bytes(os.urandom(6), "little"))
+        spaces = Spaces(
+            self._dispatcher, self._shared.random, prefix, self._describe, os.urandom(32)
+        )
+        spaces.apply(accounts_of(config), self._setup.account_ids)
+        return spaces
 
     def _observe(self, config: Config) -> Inquiries | None:
         """Remember who left where the server is watched, say who comes and goes, and answer."""
