@@ -179,6 +179,11 @@ NOT_SERVED: Final = (
     Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),
     Flag(("profile",), Kind.INTEGER, "profiling over HTTP"),
+)
+
+# The original streaming server's flags that are refused, as the same settings of a file are:
+# whoever gives them relies on them.
+REFUSED: Final = (
     Flag(("ft_group",), Kind.TEXT, "fault-tolerance groups"),
     Flag(("encrypt",), Kind.BOOLEAN, "encryption of stored messages"),
     Flag(("encryption_cipher", "encryption_key"), Kind.TEXT, "encryption of stored messages"),
@@ -201,7 +206,10 @@ NOT_SERVED: Final = (
 )
 
 _FLAGS: Final[Mapping[str, Flag]] = {
-    name: flag for flags in (*SERVED.values(), NOT_SERVED) for flag in flags for name in flag.names
+    name: flag
+    for flags in (*SERVED.values(), NOT_SERVED, REFUSED)
+    for flag in flags
+    for name in flag.names
 }
 
 
@@ -209,8 +217,8 @@ def normalise(argv: Sequence[str]) -> list[str]:
     """The same command line as `--name=value` words only, in the order given.
 
     Asked for help or the version, it is `--help` or `--version` alone. Raises FlagError for what
-    cannot be read, ConfigError for a word that is no flag. A flag that is not served becomes
-    `--not_served=` and what to say of it.
+    cannot be read, ConfigError for a word that is no flag, or for one that is refused. A
+    flag that is not served becomes `--not_served=` and what to say of it.
     """
     given, rest = _read(argv)
     wanted = {flag.names[0]: value == "true" for flag, _, value in given}
@@ -224,7 +232,12 @@ def normalise(argv: Sequence[str]) -> list[str]:
     words: list[str] = []
     for flag, spelling, value in given:
         is_switched_off = flag.kind is Kind.BOOLEAN and value == "false"
-        if flag in NOT_SERVED:
+        if flag in REFUSED:
+            if not is_switched_off and value:
+                raise ConfigError(
+                    f"--{spelling}: this version of shardd does not serve {flag.text}"
+                )
+        elif flag in NOT_SERVED:
             if not is_switched_off and (flag.kind is not Kind.INTEGER or value != "0"):
                 words.append(f"--not_served={spelling} ({flag.text})")
         elif flag.stands_for:

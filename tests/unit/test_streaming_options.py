@@ -172,6 +172,16 @@ def test_what_cannot_be_read_is_refused_with_its_place(text: str, message: str) 
     assert message in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "word", ["--ft_group=a", "--encrypt", "--encryption_key=k", "--clustered", "-cluster_peers=a,b"]
+)
+def test_flags_for_what_would_be_missed_are_refused_as_in_a_file(word: str) -> None:
+    with pytest.raises(ConfigError, match="this version of shardd does not serve") as refusal:
+        flags.normalise([word])
+    assert str(refusal.value).startswith("--")
+    assert flags.normalise(["--encrypt=false"]) == []
+
+
 def test_an_unknown_key_is_passed_over_and_told() -> None:
     loaded = load_text("streaming { cid: x, colour: blue }", "f.conf", {})
     assert loaded.config.streaming == StreamingOptions(cluster_id="x")
