@@ -26,6 +26,9 @@ from shardd.reports.query import Query, QueryError
 
 # Documents in the making; others wait for their turn.
 _ANSWERS_MAX: Final = 8
+# What is counted under another name, and what is not counted, as on nats-server.
+_ALIASES: Final = {"subscriptionsz": "subsz"}
+_UNCOUNTED: Final = "/ipqueuesz"
 _KEEP_ALIVE_S: Final = 30.0
 _HEADER_BYTES_MAX: Final = 8192
 
@@ -69,7 +72,7 @@ class Monitoring:
         app = web.Application(middlewares=[_plain_errors], client_max_size=_HEADER_BYTES_MAX)
         for name, handler in self._handlers().items():
             path = f"{self._base}/{name}"
-            app.router.add_route("*", path, self._counted(f"/{name}", handler))
+            app.router.add_route("*", path, self._counted(f"/{_ALIASES.get(name, name)}", handler))
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -113,7 +116,8 @@ class Monitoring:
 
     def _counted(self, path: str, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            self._gathering.requests[path] += 1
+            if path != _UNCOUNTED:
+                self._gathering.requests[path] += 1
             if self._visitors is not None:
                 self._visitors.note(request.transport)
             async with self._turn:

@@ -192,7 +192,7 @@ def _traffic(facts: HostFacts) -> dict[str, Any]:
         "stale_connections": totals["stale_connections"],
         "stalled_clients": totals["stalled_clients"],
         "subscriptions": facts.subscriptions,
-        "http_req_stats": dict(facts.requests),
+        "http_req_stats": dict(sorted(facts.requests.items())),
     }
 
 
