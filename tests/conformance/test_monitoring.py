@@ -154,6 +154,8 @@ def test_connections_have_done_the_same(both: tuple[Broker, Broker]) -> None:
         found = document(broker, "connz?auth=1&state=all&subs=1")["connections"]
         for row in found:
             row.get("subscriptions_list", []).sort()
+            if "stop" in row:
+                del row["pending_bytes"]  # what its end found still queued is a matter of time
         rows.append(
             {
                 row["name"]: {name: row[name] for name in row if name not in varying}
