@@ -40,12 +40,13 @@ _FORGET_CHANNEL: Final = "DELETE FROM shardd_channels WHERE id = %s AND is_delet
 _FORGET: Final = "DELETE FROM shardd_subscriptions WHERE channel = %s AND id = %s"
 _SAVE: Final = (
     "INSERT INTO shardd_subscriptions VALUES"
-    " (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (channel, id) DO UPDATE SET"
+    " (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+    " ON CONFLICT (channel, id) DO UPDATE SET"
     " (client_id, inbox, ack_inbox, max_in_flight, ack_wait_s, durable_name, queue_group,"
-    " last_sent, is_durable, is_closed, pending) = (excluded.client_id, excluded.inbox,"
+    " last_sent, is_durable, is_closed, pending, owner) = (excluded.client_id, excluded.inbox,"
     " excluded.ack_inbox, excluded.max_in_flight, excluded.ack_wait_s, excluded.durable_name,"
     " excluded.queue_group, excluded.last_sent, excluded.is_durable, excluded.is_closed,"
-    " excluded.pending)"
+    " excluded.pending, excluded.owner)"
 )
 _MOVE: Final = (
     "UPDATE shardd_subscriptions AS old SET last_sent = new.last_sent, pending = new.pending"

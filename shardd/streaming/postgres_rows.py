@@ -65,6 +65,7 @@ def subscription_values(channel: int, row: SubscriptionRow) -> tuple[object, ...
         row.is_durable,
         row.is_closed,
         pack(row.pending),
+        row.owner,
     )
 
 
@@ -75,7 +76,7 @@ def subscription_of(row: Sequence[Any]) -> SubscriptionRow:
         StoreError: somebody else has written into it.
     """
     number, client, inbox, ack_inbox, in_flight, wait_s, durable, group, *rest = row
-    last_sent, is_durable, is_closed, pending = rest
+    last_sent, is_durable, is_closed, pending, owner = rest
     try:
         sequences = unpack(pending)
     except ValueError as error:
@@ -93,4 +94,5 @@ def subscription_of(row: Sequence[Any]) -> SubscriptionRow:
         is_durable=is_durable,
         is_closed=is_closed,
         pending=sequences,
+        owner=owner,
     )

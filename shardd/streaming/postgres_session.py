@@ -83,7 +83,7 @@ CREATE TABLE shardd_subscriptions (
     ack_inbox bytea NOT NULL, max_in_flight bigint NOT NULL, ack_wait_s bigint NOT NULL,
     durable_name bytea NOT NULL, queue_group bytea NOT NULL, last_sent bigint NOT NULL,
     is_durable boolean NOT NULL, is_closed boolean NOT NULL, pending bytea NOT NULL,
-    PRIMARY KEY (channel, id)
+    owner bytea NOT NULL, PRIMARY KEY (channel, id)
 ) WITH (fillfactor = 50);
 """
 # Workers that begin at the same time make the tables once.

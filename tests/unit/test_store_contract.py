@@ -37,7 +37,9 @@ from tests.support.stores import (
 )
 
 SERVER = ServerRow("c", b"d.c", b"p", b"s", b"u", b"sc", b"cl", b"_INBOX.abc")
-ROW = SubscriptionRow(1, "me", b"in", b"ack", 10, 30, "dur", "", 3, True, False, (2, 3))
+ROW = SubscriptionRow(
+    1, "me", b"in", b"ack", 10, 30, "dur", "", 3, True, False, (2, 3), b"heartbeats"
+)
 
 
 @pytest.fixture(params=STORES, ids=lambda kind: kind.__name__)
