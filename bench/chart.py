@@ -7,10 +7,11 @@ from typing import Final
 from bench.history import Record
 
 CHART: Final = Path(__file__).parent.parent / "docs" / "bench.png"
-COLOURS: Final = {"same": "#2b6cb0", "cross": "#dd8b27", "any": "#5a8f57"}
+COLOURS: Final = {"same": "#2b6cb0", "cross": "#dd8b27", "hosts": "#8d5aa8", "any": "#5a8f57"}
 LEGEND: Final = {
     "same": "publisher and subscriber on one worker",
     "cross": "on different workers",
+    "hosts": "on two hosts of a cluster",
     "any": "wherever the kernel puts them",
 }
 ROW_INCHES: Final = 0.24
@@ -80,7 +81,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
     figure.legend(
         handles=[Patch(color=COLOURS[each], label=LEGEND[each]) for each in LEGEND if each in used],
         loc="outside lower center",
-        ncols=3,
+        ncols=4,
         fontsize=8,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
