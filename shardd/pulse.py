@@ -1,16 +1,45 @@
-"""The pulse of a process: ticks, which show in its slot that it lives, and how late they come.
+"""The life of a process in its event loop: from its start to its end, and its pulse in between.
 
-A tick that comes late tells that something held the event loop up for as long.
+The pulse is ticks, which show in the process's slot that it lives, and how late they come. A tick
+that comes late tells that something held the event loop up for as long.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol
 
 from shardd.slots import Slots
 
 TICK_S: Final = 0.05  # resolution of pings, write deadlines and heartbeats
+
+
+class Lasting(Protocol):
+    """A process as its event loop sees it."""
+
+    def start(self) -> None:
+        """Begins; called in the loop."""
+
+    def fail(self, fault: BaseException) -> None:
+        """Something that must not happen has happened: remembers it and stops the loop."""
+
+    def close(self) -> None:
+        """After the loop has ended; raises what `fail` was told."""
+
+
+def run_loop(loop: asyncio.AbstractEventLoop, process: Lasting) -> None:
+    """Runs the loop until the process stops it. An exception that nobody handles ends it."""
+
+    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        process.fail(context.get("exception") or RuntimeError(context["message"]))
+
+    loop.set_exception_handler(on_exception)
+    loop.call_soon(process.start)
+    try:
+        loop.run_forever()
+    finally:
+        process.close()
+        loop.close()
 
 
 class Pulse:

@@ -26,7 +26,7 @@ from shardd.monitor.metrics import Metrics
 from shardd.monitor.streaming import StreamingDocuments
 from shardd.monitor.system import SystemService
 from shardd.orders import LameDuck, Reload
-from shardd.pulse import Pulse
+from shardd.pulse import Pulse, run_loop
 from shardd.slots import State
 from shardd.tls import server_context
 
@@ -174,16 +174,5 @@ def run(setup: HostSetup, index: int) -> int:
     """
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    monitor = Monitor(setup, index, loop)
-
-    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        monitor.fail(context.get("exception") or RuntimeError(context["message"]))
-
-    loop.set_exception_handler(on_exception)
-    loop.call_soon(monitor.start)
-    try:
-        loop.run_forever()
-    finally:
-        monitor.close()
-        loop.close()
+    run_loop(loop, Monitor(setup, index, loop))
     return ExitCode.CLEAN

@@ -25,7 +25,7 @@ from shardd.inquiry import Inquiries, Part
 from shardd.orders import LameDuck, Order, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
-from shardd.pulse import Pulse
+from shardd.pulse import Pulse, run_loop
 from shardd.router.control import Control
 from shardd.router.doorbell import Doorbell
 from shardd.router.mesh import Mesh
@@ -387,16 +387,5 @@ def run(setup: HostSetup, index: int) -> int:
     """
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    router = Router(setup, index, loop)
-
-    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        router.fail(context.get("exception") or RuntimeError(context["message"]))
-
-    loop.set_exception_handler(on_exception)
-    loop.call_soon(router.start)
-    try:
-        loop.run_forever()
-    finally:
-        router.close()
-        loop.close()
+    run_loop(loop, Router(setup, index, loop))
     return ExitCode.CLEAN

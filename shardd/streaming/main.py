@@ -23,6 +23,7 @@ from shardd.errors import BootError, ExitCode, StoreError, StoreUnavailableError
 from shardd.host import HostSetup
 from shardd.inquiry import Inquiries
 from shardd.orders import LameDuck, Reload
+from shardd.pulse import run_loop
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
@@ -249,7 +250,8 @@ def run(setup: HostSetup, slot: int) -> int:
         loop.close()
         return code_of(error)
     worker = StreamingWorker(setup, slot, loop, store, recovered)
-    return run_loop(loop, worker)
+    run_loop(loop, worker)
+    return worker.exit_code
 
 
 def code_of(error: Exception) -> ExitCode:
@@ -272,23 +274,6 @@ def recover(
             f' "{recovered.server.cluster_id}"'
         )
     return store, recovered
-
-
-def run_loop(loop: asyncio.AbstractEventLoop, worker: Any) -> int:
-    """Runs a process that has `start`, `fail`, `close` and `exit_code`."""
-
-    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        worker.fail(context.get("exception") or RuntimeError(context["message"]))
-
-    loop.set_exception_handler(on_exception)
-    loop.call_soon(worker.start)
-    try:
-        loop.run_forever()
-    finally:
-        worker.close()
-        loop.close()
-    code: int = worker.exit_code
-    return code
 
 
 def _now_ms() -> int:

@@ -30,7 +30,7 @@ from shardd.lameduck import DrainPolicy, LameDuckSchedule
 from shardd.orders import LameDuck, Reload
 from shardd.outbound import OutboundSet
 from shardd.poller import Poller
-from shardd.pulse import Pulse
+from shardd.pulse import Pulse, run_loop
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
 from shardd.router.doorbell import Doorbell
@@ -489,16 +489,5 @@ def run(setup: HostSetup, index: int, guard: Guard | None = None) -> int:
     """
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = Worker(setup, index, loop, guard)
-
-    def on_exception(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        worker.fail(context.get("exception") or RuntimeError(context["message"]))
-
-    loop.set_exception_handler(on_exception)
-    loop.call_soon(worker.start)
-    try:
-        loop.run_forever()
-    finally:
-        worker.close()
-        loop.close()
+    run_loop(loop, Worker(setup, index, loop, guard))
     return ExitCode.CLEAN
