@@ -69,7 +69,10 @@ class Cluster:
         )
 
     def _rights(self) -> dict[str, Any]:
-        return {} if self._user is None else {"user": self._user, "extra_groups": []}
+        # Not the sanitizers' library: `postgres` hangs in it, and it is not what is tested.
+        env = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+        user = {} if self._user is None else {"user": self._user, "extra_groups": []}
+        return {"env": env, **user}
 
     def start(self) -> None:
         """Returns when it takes connections."""
