@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -12,9 +11,10 @@ import psutil
 import pytest
 
 from tests.cluster.test_routes_command import routez
-from tests.support.broker import NATS_SERVER, Broker, free_port, make_broker
+from tests.support.broker import NATS_SERVER, Broker, free_port, make_broker, newest_child
 from tests.support.cluster import CLUSTER, Hosts, RoutePeer, cluster_text
 from tests.support.fixtures import Dial, Serve
+from tests.support.machines import kill_router, wait_replaced
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
 
@@ -156,7 +156,7 @@ def test_an_account_of_one_side_only_goes_nowhere_and_harms_nobody(
 
 def cut(broker: Broker, ports: Sequence[int], index: int) -> None:
     """End one of the connections of a server's router to cluster ports, or from there."""
-    pid = max(process.pid for process in broker.processes() if process.pid != broker.pid)
+    pid = newest_child(broker)
     connections = [
         each.fd
         for each in psutil.Process(pid).net_connections("tcp")
@@ -219,8 +219,7 @@ def test_a_router_that_is_killed_comes_back_with_all_connections(form: Form, dia
     hosts = form(("shardd-2", "nats-server"), ("", ""))
     wait_routes(hosts, 3, ["$SYS"])
     broker = hosts[0]
-    router = max(process.pid for process in broker.processes() if process.pid != broker.pid)
-    os.kill(router, signal.SIGKILL)
+    wait_replaced(broker, kill_router(broker))
     hear(dial, hosts)
     wait_routes(hosts, 3, ["$SYS"])
 
@@ -431,7 +430,7 @@ def test_an_old_server_is_dialed_once(no_leaks: None) -> None:
     told, connection = acceptor.accept()
     assert told["route_pool_size"] == 3
     connection.sendall(b"PING\r\n")
-    rows = routez(broker)["routes"]
+    rows = wait_until(lambda: routez(broker)["routes"], "the route to be there")
     assert [row["remote_name"] for row in rows] == ["peer"]
     acceptor.close()
     broker.stop()
