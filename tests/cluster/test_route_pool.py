@@ -100,20 +100,34 @@ def wait_routes(hosts: Hosts, pooled: int, accounts: Sequence[str]) -> list[dict
     return rows
 
 
-@pytest.mark.parametrize("kinds", [*PAIRS[:2], SLOW_PAIRS[1]])
+# What both ends' files say, and how many connections they have then, and for which accounts.
+POOLS: Final = [
+    (("", ""), 3, ["$SYS"]),
+    (("pool_size: 1", "pool_size: 1"), 1, ["$SYS"]),
+    (("pool_size: 5", "pool_size: 2"), 5, ["$SYS"]),
+    (("pool_size: 1", ""), 3, ["$SYS"]),
+    (("pool_size: -1", ""), 1, []),
+    (("", "pool_size: -1"), 1, []),
+    (("accounts: [A, C]", "accounts: [A, C]"), 3, ["$SYS", "A", "C"]),
+]
+QUICK: Final = [
+    *((PAIRS[0], pool) for pool in POOLS),
+    (PAIRS[1], POOLS[2]),
+    (PAIRS[1], POOLS[6]),
+]
+
+
 @pytest.mark.parametrize(
-    ("blocks", "pooled", "accounts"),
+    ("kinds", "blocks", "pooled", "accounts"),
     [
-        (("", ""), 3, ["$SYS"]),
-        (("pool_size: 1", "pool_size: 1"), 1, ["$SYS"]),
-        (("pool_size: 5", "pool_size: 2"), 5, ["$SYS"]),
-        (("pool_size: 1", ""), 3, ["$SYS"]),
-        (("pool_size: -1", ""), 1, []),
-        (("", "pool_size: -1"), 1, []),
-        (("accounts: [A, C]", "accounts: [A, C]"), 3, ["$SYS", "A", "C"]),
+        pytest.param(
+            kinds, *pool, id=str((kinds, pool)),
+            marks=() if (kinds, pool) in QUICK else pytest.mark.slow,
+        )
+        for kinds in PAIRS
+        for pool in POOLS
     ],
-    ids=str,
-)
+)  # fmt: skip
 def test_both_ends_find_the_same_connections(
     form: Form,
     dial: Dial,
