@@ -22,7 +22,7 @@ from shardd.streaming.client.message import StreamingMessage
 from shardd.streaming.client.options import StartAt
 from shardd.streaming.client.subscription import Subscription
 from tests.support.streaming_server import CLUSTER_ID, StreamingServer
-from tests.support.waiting import PATIENCE, wait_until_async
+from tests.support.waiting import PATIENCE, WAIT_S, wait_until_async
 
 SCENARIO_S: Final = 30.0 * PATIENCE
 
@@ -41,6 +41,7 @@ class Stage:
     async def connect(self, client_id: str = "", **options: Any) -> Connection:
         """A client, closed at the end."""
         name = client_id or f"client-{uuid.uuid4().hex}"
+        options = {"connect_wait_s": WAIT_S, **options}
         connection = await connect(CLUSTER_ID, name, servers=self.url, **options)
         self._stack.push_async_callback(connection.close)
         return connection
