@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +24,11 @@ _sentinel_path: Path | None = None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose where the sentinel lives."""
+    """Choose where the sentinel lives, and let programs that tests start hear interrupts."""
     global _sentinel_path
+    # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     cache = getattr(config, "cache", None)  # absent under `-p no:cacheprovider`
     _sentinel_path = Path(cache.mkdir("shardd")) / "running" if cache else None
 

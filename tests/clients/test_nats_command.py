@@ -16,7 +16,8 @@ from tests.support.waiting import PATIENCE, wait_until
 
 NATS: Final = "github.com/nats-io/natscli/nats@v0.4.0"
 
-pytestmark = pytest.mark.timeout(400 * PATIENCE)
+# Slow for the sake of the build: a clean tree compiles the command for the better part of a minute.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400 * PATIENCE)]
 
 
 class Nats:

@@ -32,11 +32,22 @@ PLACES: dict[str, Callable[[Sequence[str]], AbstractContextManager[Hosts]]] = {
     "loopback": hosts_of,
     "network": machines_of,
 }
+# Each formation in one place; in both of them in the long run only.
+QUICK = {
+    ("network", "three shardd"),
+    ("loopback", "two shardd"),
+    ("network", "one shardd"),
+    ("loopback", "joined by shardd"),
+}
 
 
 @pytest.fixture(
     scope="module",
-    params=[(place, name) for place in PLACES for name in FORMATIONS],
+    params=[
+        pytest.param((place, name), marks=() if (place, name) in QUICK else pytest.mark.slow)
+        for place in PLACES
+        for name in FORMATIONS
+    ],
     ids=lambda param: "-".join(param).replace(" ", "-"),
 )
 def hosts(request: pytest.FixtureRequest) -> Iterator[Hosts]:

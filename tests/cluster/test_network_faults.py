@@ -197,7 +197,7 @@ def test_a_server_that_reads_no_more_for_a_while(
 def test_a_pause_that_nobody_notices_loses_nothing(
     form: Form, dial: Dial, kinds: tuple[str, ...]
 ) -> None:
-    machines = form(*kinds)
+    machines = form(*kinds, block="ping_interval: 60s")
     crew = Crew(machines, dial)
     crew.check()
     for pair in ((0, 2), (1, 2), (0, 1)):

@@ -7,8 +7,8 @@ from typing import Final
 
 import pytest
 
-from tests.support.broker import Broker, free_port, make_broker
-from tests.support.cluster import RoutePeer, cluster_text
+from tests.support.broker import Broker, free_port, make_broker, newest_child
+from tests.support.cluster import RoutePeer, cluster_text, wait_heard_by
 from tests.support.fixtures import Dial
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
@@ -55,12 +55,18 @@ def test_what_a_peer_wants_of_an_account_counts_once_a_reload_brings_it(
     peer.settle()
     learn(server, port)
     client = enter(server, dial, "new")
+    wait_heard_by(peer, client, b"NEW", b"foo")
     client.send(b"PUB gone 0\r\n\r\nPUB foo 2\r\nhi\r\nPUB many 2\r\nho\r\n")
     peer.wire.expect(b"RMSG NEW foo 2\r\nhi\r\nRMSG NEW many | g 2\r\nho\r\n")
     peer.wire.send(b"RS- NEW foo\r\n")
     peer.settle()
-    client.send(b"SUB in.> 1\r\nPUB foo in.1 0\r\n\r\n")
-    assert b" 503" in client.read_until(b"\r\n\r\n\r\n")
+    client.subscribe(b"in.>", b"1")
+
+    def is_unheard() -> bool:
+        client.send(b"PUB foo in.1 0\r\n\r\nPING\r\n")
+        return b" 503" in client.read_until(b"PONG\r\n")
+
+    wait_until(is_unheard, "the interest of the peer to end")
 
 
 def test_what_comes_for_an_account_arrives_once_a_reload_brings_it(
@@ -94,7 +100,7 @@ def test_interest_of_a_peer_that_left_before_the_reload_is_gone(
 def test_a_worker_that_has_reloaded_before_the_router_is_understood(
     server: Broker, port: int, peer: RoutePeer, dial: Dial
 ) -> None:
-    router = max(process.pid for process in server.processes() if process.pid != server.pid)
+    router = newest_child(server)
     peer.wire.send(b"RS+ NEW foo\r\n")
     assert peer.settle() == []
     os.kill(router, signal.SIGSTOP)
@@ -116,6 +122,5 @@ def test_a_worker_that_has_reloaded_before_the_router_is_understood(
         os.kill(router, signal.SIGCONT)
     peer.lines_until(b"RS+ NEW bar")
     client[0].ping()
-    client[0].publish(b"foo", b"hi")
-    peer.wire.expect(b"RMSG NEW foo 2\r\nhi\r\n")
+    wait_heard_by(peer, client[0], b"NEW", b"foo")
     assert router in {process.pid for process in server.processes()}, "the router has ended"

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -12,9 +11,10 @@ import psutil
 import pytest
 
 from tests.cluster.test_routes_command import routez
-from tests.support.broker import NATS_SERVER, Broker, free_port, make_broker
+from tests.support.broker import NATS_SERVER, Broker, free_port, make_broker, newest_child
 from tests.support.cluster import CLUSTER, Hosts, RoutePeer, cluster_text
 from tests.support.fixtures import Dial, Serve
+from tests.support.machines import kill_router, wait_replaced
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
 
@@ -100,20 +100,34 @@ def wait_routes(hosts: Hosts, pooled: int, accounts: Sequence[str]) -> list[dict
     return rows
 
 
-@pytest.mark.parametrize("kinds", [*PAIRS[:2], SLOW_PAIRS[1]])
+# What both ends' files say, and how many connections they have then, and for which accounts.
+POOLS: Final = [
+    (("", ""), 3, ["$SYS"]),
+    (("pool_size: 1", "pool_size: 1"), 1, ["$SYS"]),
+    (("pool_size: 5", "pool_size: 2"), 5, ["$SYS"]),
+    (("pool_size: 1", ""), 3, ["$SYS"]),
+    (("pool_size: -1", ""), 1, []),
+    (("", "pool_size: -1"), 1, []),
+    (("accounts: [A, C]", "accounts: [A, C]"), 3, ["$SYS", "A", "C"]),
+]
+QUICK: Final = [
+    *((PAIRS[0], pool) for pool in POOLS),
+    (PAIRS[1], POOLS[2]),
+    (PAIRS[1], POOLS[6]),
+]
+
+
 @pytest.mark.parametrize(
-    ("blocks", "pooled", "accounts"),
+    ("kinds", "blocks", "pooled", "accounts"),
     [
-        (("", ""), 3, ["$SYS"]),
-        (("pool_size: 1", "pool_size: 1"), 1, ["$SYS"]),
-        (("pool_size: 5", "pool_size: 2"), 5, ["$SYS"]),
-        (("pool_size: 1", ""), 3, ["$SYS"]),
-        (("pool_size: -1", ""), 1, []),
-        (("", "pool_size: -1"), 1, []),
-        (("accounts: [A, C]", "accounts: [A, C]"), 3, ["$SYS", "A", "C"]),
+        pytest.param(
+            kinds, *pool, id=str((kinds, pool)),
+            marks=() if (kinds, pool) in QUICK else pytest.mark.slow,
+        )
+        for kinds in PAIRS
+        for pool in POOLS
     ],
-    ids=str,
-)
+)  # fmt: skip
 def test_both_ends_find_the_same_connections(
     form: Form,
     dial: Dial,
@@ -156,7 +170,7 @@ def test_an_account_of_one_side_only_goes_nowhere_and_harms_nobody(
 
 def cut(broker: Broker, ports: Sequence[int], index: int) -> None:
     """End one of the connections of a server's router to cluster ports, or from there."""
-    pid = max(process.pid for process in broker.processes() if process.pid != broker.pid)
+    pid = newest_child(broker)
     connections = [
         each.fd
         for each in psutil.Process(pid).net_connections("tcp")
@@ -219,8 +233,7 @@ def test_a_router_that_is_killed_comes_back_with_all_connections(form: Form, dia
     hosts = form(("shardd-2", "nats-server"), ("", ""))
     wait_routes(hosts, 3, ["$SYS"])
     broker = hosts[0]
-    router = max(process.pid for process in broker.processes() if process.pid != broker.pid)
-    os.kill(router, signal.SIGKILL)
+    wait_replaced(broker, kill_router(broker))
     hear(dial, hosts)
     wait_routes(hosts, 3, ["$SYS"])
 
@@ -431,7 +444,7 @@ def test_an_old_server_is_dialed_once(no_leaks: None) -> None:
     told, connection = acceptor.accept()
     assert told["route_pool_size"] == 3
     connection.sendall(b"PING\r\n")
-    rows = routez(broker)["routes"]
+    rows = wait_until(lambda: routez(broker)["routes"], "the route to be there")
     assert [row["remote_name"] for row in rows] == ["peer"]
     acceptor.close()
     broker.stop()

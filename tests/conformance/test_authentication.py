@@ -84,7 +84,7 @@ def test_nothing_is_handled_before_connect(serve: Serve, dial: Dial, verb: bytes
 
 
 def test_who_stays_silent_is_asked_to_leave(serve: Serve, dial: Dial) -> None:
-    server = serve("authorization { user: one, password: s3cret, timeout: 0.3 }")
+    server = serve("authorization { user: one, password: s3cret, timeout: 1.0 }")
     silent, quick = dial(server), dial(server)
     quick.connect(user="one", **{"pass": "s3cret"})
     silent.expect_fatal(b"Authentication Timeout")

@@ -377,7 +377,7 @@ def refusing_url(no_leaks: None) -> Iterator[str]:
     [
         (["pub", "no", "x"], b'permissions violation for publish to "no"'),
         (["sub", "no"], b'permissions violation for subscription to "no"'),
-        (["request", "no", "x", "--timeout", "0.2"], b"permissions violation for subscription to"),
+        (["request", "no", "x", "--timeout", "1"], b"permissions violation for subscription to"),
     ],
     ids=["pub", "sub", "request"],
 )

@@ -253,7 +253,7 @@ def test_other_methods_are_answered(both: tuple[Broker, Broker], path: str, meth
 
 CLOSED: Final = """
 http: "127.0.0.1:-1"
-authorization { timeout: 0.5, users [ {user: u, password: p} ] }
+authorization { timeout: 1.5, users [ {user: u, password: p} ] }
 accounts { SYS { users [ {user: s, password: p} ] } }
 system_account: SYS
 max_payload: 100

@@ -96,7 +96,9 @@ def test_a_subscriber_that_never_reads_is_cut_off_and_its_neighbours_go_on(
     crowd.settle([publisher])
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize(
+    "workers", [2, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 4))]
+)
 def test_a_fast_publisher_is_held_back_for_a_reader_that_is_only_slower(
     host: Host, workers: int
 ) -> None:

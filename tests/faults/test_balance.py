@@ -17,7 +17,7 @@ from tests.support.wireclient import WireClient
 def balanced(request: pytest.FixtureRequest) -> Iterator[Shardd]:
     """A server that balances, with as many workers as the test asks for."""
     server = Shardd(request.param)
-    server.start({"balance": True, "heartbeat_silence": "1s"})
+    server.start({"balance": True, "heartbeat_silence": "2s"})
     yield server
     server.stop()
 

@@ -24,7 +24,7 @@ from tests.support.streaming_server import (
     make_streaming_server,
 )
 
-ROUNDS = 4
+ROUNDS = 2
 ROUNDS_SOAK = 100
 ROUNDS_OF_A_HISTORY = 10
 PROBLEMS_SHOWN = 20

@@ -23,7 +23,7 @@ from shardd.streaming.client.message import StreamingMessage
 from shardd.streaming.client.options import StartAt
 from tests.support.broker import Broker, free_port, make_broker
 from tests.support.cluster import cluster_text
-from tests.support.waiting import PATIENCE, wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, WAIT_S, wait_until, wait_until_async
 
 SCENARIO_S: Final = 50.0 * PATIENCE
 WORKERS: Final = 2
@@ -82,6 +82,7 @@ async def client_of(url: str, **options: Any) -> AsyncIterator[Connection]:
             "error_cb": be_silent,
         },
         publish_wait_s=2.0,
+        connect_wait_s=WAIT_S,
         **options,
     )
     try:

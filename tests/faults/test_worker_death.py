@@ -367,7 +367,9 @@ def is_held_back(traffic: Traffic) -> bool:
 # --- the supervisor -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, *WORKERS])
+@pytest.mark.parametrize(
+    "workers", [2, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 4))]
+)
 def test_a_killed_supervisor_takes_all_workers_along_and_frees_the_port(
     host: Host, workers: int, rng: random.Random
 ) -> None:

@@ -226,7 +226,7 @@ def test_any_schedule_of_a_mesh_looks_like_one_server(monkeypatch: pytest.Monkey
     run_state_machine_as_test(
         MeshMachine,
         settings=settings(
-            max_examples=500,
+            max_examples=300,
             stateful_step_count=60,
             deadline=None,
             report_multiple_bugs=False,

@@ -22,7 +22,7 @@ from shardd.streaming.client.message import StreamingMessage
 from shardd.streaming.client.options import StartAt
 from shardd.streaming.client.subscription import Subscription
 from tests.support.streaming_server import CLUSTER_ID, StreamingServer
-from tests.support.waiting import PATIENCE, wait_until_async
+from tests.support.waiting import PATIENCE, WAIT_S, wait_until_async
 
 SCENARIO_S: Final = 30.0 * PATIENCE
 
@@ -41,6 +41,7 @@ class Stage:
     async def connect(self, client_id: str = "", **options: Any) -> Connection:
         """A client, closed at the end."""
         name = client_id or f"client-{uuid.uuid4().hex}"
+        options = {"connect_wait_s": WAIT_S, **options}
         connection = await connect(CLUSTER_ID, name, servers=self.url, **options)
         self._stack.push_async_callback(connection.close)
         return connection
@@ -238,7 +239,7 @@ def test_a_start_between_two_messages(play: Play) -> None:
         between = datetime.now(UTC)
         # The delta is taken from the server's clock when the request arrives: that is later.
         await wait_until_async(
-            lambda: datetime.now(UTC) > between + timedelta(seconds=0.25 * PATIENCE), "time to pass"
+            lambda: datetime.now(UTC) > between + timedelta(seconds=0.5), "time to pass"
         )
         await it.fill(connection, 1)
         for start in (StartAt.time(between), StartAt.time_delta(datetime.now(UTC) - between)):

@@ -4,7 +4,7 @@ Each scenario is a run of a program in `tests/clients/`, which writes down what 
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.support.transcripts import judge, play
 
 MANY: Final = "store_limits { max_channels: 0 }"
 # So that a member that was killed is given up in seconds.
-IMPATIENT: Final = f'{MANY}\nhb_interval: "1s", hb_timeout: "500ms", hb_fail_count: 1'
+IMPATIENT: Final = f'{MANY}\nhb_interval: "500ms", hb_timeout: "2s", hb_fail_count: 1'
 FEW: Final = "store_limits { max_channels: 3, max_subs: 1 }"
 
 # Scenarios that leave the server whole, with its options.
@@ -64,12 +64,21 @@ GO_ONLY: Final = {
     "too-many-channels",
     "publish-over-restart",
 }
+# What the program for Node goes through in the long run only: seconds of waiting for what the
+# server has shown to the one for Go.
+NODE_SLOW: Final = {"connection-lost", "queue-member-killed", "redelivery", "durable-over-stop"}
 
 
-def played(scenarios: Iterable[str]) -> list[tuple[str, str]]:
+def played(scenarios: Iterable[str]) -> list[Any]:
     """The client and the scenario of each test."""
     both = [(client, each) for each in scenarios for client in ("go", "node")]
-    return [pair for pair in both if pair[0] == "go" or pair[1] not in GO_ONLY]
+    return [
+        pytest.param(
+            client, each, marks=pytest.mark.slow if client == "node" and each in NODE_SLOW else ()
+        )
+        for client, each in both
+        if client == "go" or each not in GO_ONLY
+    ]
 
 
 def command(client: str) -> list[str]:

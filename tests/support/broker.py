@@ -5,8 +5,10 @@ directory of its own, listens on a port that the operating system chose, and say
 file. Stopping one waits for all its children and fails if any is left.
 """
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +37,10 @@ STOP_S: Final = 15.0 * PATIENCE
 
 # Processes that a fixture keeps alive on purpose; the leak detector does not count them.
 KEPT_PIDS: Final[set[int]] = set()
+
+# Where `free_port` looks, from a place of this run's own.
+_FIRST_PORT: Final = 10_000 + random.SystemRandom().randrange(20_000)
+_PORTS: Final[Iterator[int]] = cycle([*range(_FIRST_PORT, 32_000), *range(10_000, _FIRST_PORT)])
 
 
 class BrokerError(AssertionError):
@@ -277,10 +284,20 @@ class Shardd(Broker):
 
 
 def free_port() -> int:
-    """A port that nobody uses now: for listeners whose port no ports file tells."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses, for listeners whose port no ports file tells. It is none of those
+    that the kernel gives to whoever does not care, and no other call returns it."""
+    while True:
+        port = next(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def newest_child(broker: Broker) -> int:
+    """The pid of the child that was forked last: of the router, if there is one and as long as
+    nothing was replaced since."""
+    children = psutil.Process(broker.pid).children()
+    return int(max(children, key=lambda each: (each.create_time(), each.pid)).pid)
 
 
 def make_broker(kind: str) -> Broker:

@@ -106,6 +106,25 @@ def wait_heard(subscriber: WireClient, publisher: WireClient, subject: bytes) ->
         subscriber.read_until(last + b"\r\n")
 
 
+def wait_heard_by(peer: "RoutePeer", publisher: WireClient, account: bytes, subject: bytes) -> None:
+    """Publish until a message arrives at a peer that wants it, and then read until the last has."""
+    tokens = count()
+    text = b""
+
+    def has_heard() -> bytes:
+        nonlocal text
+        token = b"<%d>" % next(tokens)
+        publisher.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(token), token))
+        publisher.ping()
+        peer.wire.send(b"PING\r\n")
+        text += peer.wire.read_until(b"PONG\r\n")
+        return token if b"RMSG %b %b " % (account, subject) in text else b""
+
+    last = wait_until(has_heard, f"{subject!r} to be heard by a peer")
+    if last not in text:
+        peer.wire.read_until(last + b"\r\n")
+
+
 class RoutePeer:
     """A server that is only bytes: it dials a real one and joins, if it is let in."""
 

@@ -84,7 +84,22 @@ def module_pool() -> Iterator[BrokerPool]:
 @pytest.fixture(params=KINDS)
 def server_kind(request: pytest.FixtureRequest, allow_missing: bool) -> str:
     """Each kind of server in turn; a number is shardd's workers."""
-    kind = str(request.param)
+    return _startable(str(request.param), allow_missing)
+
+
+@pytest.fixture(
+    params=[
+        kind if kind in CONFIGURED_KINDS else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ]
+)
+def server_with_kind(request: pytest.FixtureRequest, allow_missing: bool) -> str:
+    """The same; other numbers of workers than two in the long run only, since each setting costs a
+    server of its own."""
+    return _startable(str(request.param), allow_missing)
+
+
+def _startable(kind: str, allow_missing: bool) -> str:
     if kind != NATS_SERVER and shardd_is_missing():
         if allow_missing:
             pytest.skip("shardd cannot be started here")
@@ -100,11 +115,13 @@ def server(server_kind: str, session_pool: BrokerPool, no_leaks: None) -> Iterat
 
 
 @pytest.fixture
-def server_with(server_kind: str, module_pool: BrokerPool, no_leaks: None) -> Iterator[ServerWith]:
+def server_with(
+    server_with_kind: str, module_pool: BrokerPool, no_leaks: None
+) -> Iterator[ServerWith]:
     """``server_with(max_payload=10)``: a server with these settings, shared in this module."""
 
     def get(**settings: Setting) -> Broker:
-        return module_pool.get(server_kind, settings)
+        return module_pool.get(server_with_kind, settings)
 
     yield get
     module_pool.check()

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from shardd import inquiry
 from shardd.runfiles import directory_of
-from tests.support.broker import NATS_SERVER, Broker, make_broker
+from tests.support.broker import NATS_SERVER, Broker, make_broker, newest_child
 from tests.support.cluster import CLUSTER, Hosts
 from tests.support.network import Network, network_of
 from tests.support.waiting import PATIENCE, WaitedTooLong, wait_until
@@ -25,8 +25,8 @@ CLIENT_PORT: Final = 4222
 ROUTE_PORT: Final = 6222
 _HTTP_PORT: Final = 8222
 _ANSWER_S: Final = 10.0 * PATIENCE
-# A peer that is silent is noticed within a second and a half.
-_QUICK: Final = "ping_interval: 500ms, ping_max: 2"
+# A peer that is silent is noticed within three seconds; one that is merely slow is not.
+_QUICK: Final = "ping_interval: 500ms, ping_max: 5"
 
 
 class Machines(Hosts):
@@ -179,22 +179,21 @@ def _rows_of_ours(broker: Broker) -> list[dict[str, Any]]:
     return [row | {"subjects": [key[1] for key in wanted.get(row["rid"], ())]} for row in rows]
 
 
-def router_of(broker: Broker) -> int:
-    """The pid of the router: the child that was forked last."""
-    children = [process for process in broker.processes() if process.pid != broker.pid]
-    return max(children, key=lambda each: (each.create_time(), each.pid)).pid
-
-
 def kill_router(broker: Broker) -> int:
     """Kill the router of a shardd; returns its pid."""
-    pid = router_of(broker)
+    pid = newest_child(broker)
     os.kill(pid, signal.SIGKILL)
     return pid
 
 
 def wait_replaced(broker: Broker, old: int) -> None:
-    """Wait until there is another router than this one, which was killed."""
-    wait_until(lambda: router_of(broker) != old, "another router")
+    """Wait until there is another router than this one, which was killed, and it is ready."""
+
+    def has_successor() -> bool:
+        after = broker.log_text().partition(f"Router, pid {old}, ended")[2]
+        return "Router is ready, pid " in after
+
+    wait_until(has_successor, "another router")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.broker import KEPT_PIDS
 from tests.support.streaming_server import (
+    ORIGINAL,
     STREAMING_KINDS,
     StreamingServer,
     make_streaming_server,
@@ -34,9 +35,15 @@ def streaming_pool() -> Iterator[dict[str, StreamingServer]]:
     assert not any(codes.values()), f"a server ended with an error: {codes}"
 
 
-@pytest.fixture(params=STREAMING_KINDS)
+@pytest.fixture(
+    params=[
+        pytest.param(kind, marks=pytest.mark.slow) if kind == ORIGINAL else kind
+        for kind in STREAMING_KINDS
+    ]
+)
 def streaming_kind(request: pytest.FixtureRequest) -> str:
-    """Each kind of streaming server in turn."""
+    """Each kind of streaming server in turn; the original in the long run only, since a clean tree
+    has to build it first."""
     return str(request.param)
 
 

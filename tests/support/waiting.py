@@ -1,8 +1,9 @@
 """Waiting for something to become true, with a watchdog; no test sleeps for a fixed time.
 
 A test says what it waits for. The time is a watchdog, not an expectation: it is generous, it is
-stretched by ``SHARDD_TESTS_PATIENCE`` (for sanitizer builds and busy machines), and running into it
-fails the test with the sentence that says what never came.
+stretched by ``SHARDD_TESTS_PATIENCE`` (a machine may be slow, busy or stand still for some seconds;
+sanitizer builds want more), and running into it fails the test with the sentence that says what
+never came.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-PATIENCE: Final = float(os.environ.get("SHARDD_TESTS_PATIENCE", "1"))
+PATIENCE: Final = float(os.environ.get("SHARDD_TESTS_PATIENCE", "3"))
 WAIT_S: Final = 10.0 * PATIENCE
 
 T = TypeVar("T")
