@@ -200,8 +200,12 @@ def raise_file_limit() -> int:
 
 
 def freeze_heap() -> None:
-    """Moves every object out of the collector's sight, so that children keep sharing the pages."""
-    gc.collect()
+    """Moves every object out of the collector's sight, so that children keep sharing the pages.
+
+    Only what is young is looked through first: all of it takes 10 ms, and finds next to nothing in
+    a process that has done no more than to import and to read its configuration.
+    """
+    gc.collect(1)
     gc.freeze()
 
 
