@@ -171,6 +171,10 @@ class FileStore(Store):
         server: ServerRow | None = None
         clients: tuple[ClientRow, ...] = ()
         os.makedirs(self._directory, 0o750, exist_ok=True)
+        if not os.access(self._directory, os.W_OK):
+            raise StoreError(
+                f"{self._directory}: cannot be written: no permission, or a read-only file system"
+            )
         if self._is_lead:
             self._lead_lock = take_lock(self._directory / LEAD_LOCK, "this store")
             self._lead = LeadDatabase(self._directory / LEAD_DATABASE)
