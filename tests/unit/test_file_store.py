@@ -500,6 +500,7 @@ def test_a_purge_of_everything_gives_the_space_back(place, is_busy):
     harness = harness_of(place / "store")
     harness.open()
     log = harness.opened.create_channel(b"foo")
+    assert isinstance(log, FileLog)
     append_many(log, 1, b"x" * 1000, 100)
     harness.commit_well()
     if is_busy:  # one more is on its way to the same segment
