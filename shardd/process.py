@@ -103,6 +103,7 @@ class Children:
 
     `body` is what a child runs with its index; `release` is called in the child first, to close
     what belongs to the parent alone. `cores`, if given, pins child i to the i-th of them.
+    `name_of` says what a child is called in the log.
     """
 
     def __init__(
@@ -110,10 +111,12 @@ class Children:
         body: Callable[[int], int],
         release: Callable[[int], None],
         cores: tuple[int, ...] = (),
+        name_of: Callable[[int], str] = "Worker {}".format,
     ) -> None:
         self._body = body
         self._release = release
         self._cores = cores
+        self._name_of = name_of
 
     def start(self, index: int) -> int:
         """Forks child `index` and returns its pid. OSError when the kernel has no room for it."""
@@ -159,7 +162,7 @@ class Children:
         except SystemExit as exit_request:
             code = exit_request.code if isinstance(exit_request.code, int) else EXCEPTION_EXIT
         except BaseException:
-            _log.exception("Worker %d failed", index)
+            _log.exception("%s failed", self._name_of(index))
         finally:
             _flush(sys.stdout)
             _flush(sys.stderr)
@@ -200,8 +203,12 @@ def raise_file_limit() -> int:
 
 
 def freeze_heap() -> None:
-    """Moves every object out of the collector's sight, so that children keep sharing the pages."""
-    gc.collect()
+    """Moves every object out of the collector's sight, so that children keep sharing the pages.
+
+    Only what is young is looked through first: all of it takes 10 ms, and finds next to nothing in
+    a process that has done no more than to import and to read its configuration.
+    """
+    gc.collect(1)
     gc.freeze()
 
 

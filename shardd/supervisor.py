@@ -126,7 +126,7 @@ def _make_supervisor(
             log.configure(current.config, current.name_of(index).lower())
         return worker_main(current, index)
 
-    children = Children(body, leave, usable_cores() if config.pin else ())
+    children = Children(body, leave, usable_cores() if config.pin else (), setup.name_of)
     freeze_heap()
     supervisor = Supervisor(setup, children, signals, time.monotonic, ports_file, reread)
     stack.callback(supervisor.close)
@@ -166,7 +166,11 @@ class Supervisor:
         self._clock = clock
         self._ports_file = ports_file
         self._watch = Watch(
-            setup.slots.count, setup.config.heartbeat_silence_s, clock(), setup.streaming_slots
+            setup.slots.count,
+            setup.config.heartbeat_silence_s,
+            clock(),
+            setup.streaming_slots,
+            setup.name_of,
         )
         self._is_refused = False  # a streaming worker cannot serve as it is configured
         self._was_terminated = False

@@ -12,9 +12,6 @@ import ssl
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
 from shardd.config.ciphers import CIPHERS, CURVES
 from shardd.config.model import Tls
 from shardd.errors import CloseReason, ConfigError
@@ -169,6 +166,8 @@ class TlsLayer:
         }
         certificate = self.peer_certificate
         if certificate is not None:
+            from cryptography import x509  # as in `key_pin`
+
             facts["tls_peer_certs"] = [
                 {
                     "subject": x509.load_der_x509_certificate(certificate).subject.rfc4514_string(),
@@ -251,6 +250,10 @@ class TlsLayer:
 
 def key_pin(certificate: bytes) -> str:
     """Hex SHA-256 of a DER certificate's SubjectPublicKeyInfo: what `pinned_certs` lists."""
+    # A server without TLS starts faster without it; one with TLS has it before it forks.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     key = x509.load_der_x509_certificate(certificate).public_key()
     return hashlib.sha256(
         key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

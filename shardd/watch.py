@@ -17,7 +17,7 @@ the process group), everybody's silence was too, so the clocks start over.
 """
 
 import enum
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,9 +80,14 @@ class Watch:
     """The state of all workers of a host; owned by the supervisor's only thread."""
 
     def __init__(
-        self, worker_count: int, silence_s: float, now: float, slow: Container[int] = ()
+        self,
+        worker_count: int,
+        silence_s: float,
+        now: float,
+        slow: Container[int] = (),
+        name_of: Callable[[int], str] = "Worker {}".format,
     ) -> None:
-        """`slow` are the workers that may take long to boot."""
+        """`slow` are the workers that may take long to boot; `name_of` says what one is called."""
         # A worker that boots may have to wait for another one that hangs, and is ended for it.
         boot_s = max(limits.BOOT_S_MAX, 2 * silence_s)
         self._workers = [
@@ -90,6 +95,7 @@ class Watch:
             for index in range(worker_count)
         ]
         self._silence_s = silence_s
+        self._name_of = name_of
         self._last_pass = now
         self._kill_at: float | None = None  # set once stopping
         self._must_terminate = False
@@ -181,9 +187,8 @@ class Watch:
         if not was_ready and not may_wait:
             worker.boot_failures += 1
             if worker.boot_failures >= limits.BOOT_FAILURES_MAX:
-                self._failure = (
-                    f"Worker {index} could not boot {worker.boot_failures} times in a row"
-                )
+                name = self._name_of(index)
+                self._failure = f"{name} could not boot {worker.boot_failures} times in a row"
                 self.stop(now)
                 return Ending(index, was_ready, None)
         return Ending(index, was_ready, self._back_off(worker, now))

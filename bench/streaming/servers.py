@@ -132,6 +132,10 @@ class StreamingServer:
         store = ["-st", "FILE", "--dir", str(self._directory / "store")]
         limits = ["-mm", "0", "-mb", "0", "-mc", "0"]
         where = ["-a", HOST, "-p", str(self.port), "-cid", CLUSTER_ID]
+        # An installed package has its bytecode: the first start here makes it, as installing does.
+        environment = {
+            name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+        }
         moment = time.monotonic()
         with self._log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -139,6 +143,7 @@ class StreamingServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=environment,
                 start_new_session=True,
             )
         return moment

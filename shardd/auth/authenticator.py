@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from shardd import errors
-from shardd.auth import certificates, nkeys, passwords
+from shardd.auth import nkeys, passwords
 from shardd.auth.identity import Credentials, Identity
 from shardd.auth.operator import OperatorAuthority
 from shardd.config.core import Config
@@ -152,6 +152,9 @@ class Authenticator:
             # Users that certificates name need no password: without one nobody is let in.
             if credentials.certificate is None:
                 return None
+            # A server without TLS starts faster without it; one with TLS has it before it forks.
+            from shardd.auth import certificates
+
             name = certificates.user_of(credentials.certificate, tuple(self._users))
             return self._users.get(name) if name is not None else None
         if credentials.is_empty:

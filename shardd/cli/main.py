@@ -5,20 +5,49 @@ Every failure is one line on standard error, `shardd: ...`, and exit code 1.
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Final
 
 import click
 
-from shardd.cli import check, commands, routes, signals, start, stream, top
 from shardd.errors import ExitCode, InternalError, ShardError
 from shardd.version import SHARDD_VERSION
 
 _GROUP_FLAGS: Final = ("-h", "--help", "-v", "--version")
 INTERRUPTED: Final = 130  # as a shell reports SIGINT
+# Where each command is: its module below `shardd.cli`, and its name there.
+_COMMANDS: Final = {
+    "start": ("start", "command"),
+    "streaming": ("start", "streaming_command"),
+    "signal": ("signals", "command"),
+    "routes": ("routes", "command"),
+    "stream": ("stream", "group"),
+    "top": ("top", "command"),
+    "server": ("check", "group"),
+    "pub": ("commands", "pub"),
+    "sub": ("commands", "sub"),
+    "request": ("commands", "request"),
+    "reply": ("commands", "reply"),
+}
+
+
+class Commands(click.Group):
+    """Imports a command's module when it is asked for: a server starts without the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f"shardd.cli.{module}"), name)
+        return command
 
 
 @click.group(
     name="shardd",
+    cls=Commands,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -28,19 +57,6 @@ def group(context: click.Context) -> None:
     """A NATS server that uses every core of a host, and small clients to try it with."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-
-
-group.add_command(start.command)
-group.add_command(start.streaming_command)
-group.add_command(signals.command)
-group.add_command(routes.command)
-group.add_command(stream.group)
-group.add_command(top.command)
-group.add_command(check.group)
-group.add_command(commands.pub)
-group.add_command(commands.sub)
-group.add_command(commands.request)
-group.add_command(commands.reply)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

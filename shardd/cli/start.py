@@ -6,6 +6,7 @@ Everything heavy is imported by the supervisor and the workers, after the flags 
 
 import dataclasses
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -236,6 +237,8 @@ def start(**options: Any) -> int:
     from shardd import supervisor
     from shardd.worker.main import run as worker_main
 
+    _import_what_is_shared(config)
+
     def main(setup: "HostSetup", index: int) -> int:
         if index in setup.streaming_slots:
             return streaming_main(setup, index)
@@ -259,6 +262,20 @@ def start(**options: Any) -> int:
             guard = PREFIX, channel_subject
     log.configure(config, "supervisor")
     return supervisor.run(config, main, read if config.config_file is not None else None)
+
+
+def _import_what_is_shared(config: Config) -> None:
+    """What the workers import when they first need it, where this configuration needs it: before
+    the fork, so that they share it and no client waits for it."""
+    names = []
+    if config.websocket is not None:
+        names.append("shardd.worker.websocket")
+    if config.needs_nonce:
+        names.append("cryptography.hazmat.primitives.asymmetric.ed25519")
+    if any(part is not None and part.tls is not None for part in (config, config.websocket)):
+        names.append("shardd.auth.certificates")
+    for name in names:
+        import_module(name)
 
 
 def streaming_alone(**options: Any) -> int:

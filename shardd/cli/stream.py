@@ -143,7 +143,7 @@ def purge(server: str, channel: str, before: int | None) -> int:
 
 @_managing("delete", "Delete a channel.")
 @click.argument("channel")
-@click.option("--force", is_flag=True, help="Although somebody subscribes to it.")
+@click.option("--force", is_flag=True, help="End subscriptions to it, if there are any.")
 def delete(server: str, channel: str, *, force: bool) -> int:
     """Delete CHANNEL with its messages and durables. The next publish begins it anew."""
     done = _order(server, op="delete", channel=channel, force=force)

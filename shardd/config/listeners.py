@@ -1,18 +1,12 @@
 """The blocks of what listens: TLS, WebSocket, a socket in the file system, the cluster.
 
 A `tls` block's files are read here, once, so that all processes of a host have the same bytes.
+What reads certificates is imported with the first of them: most servers start without.
 """
 
 import re
 from collections.abc import Callable
 from typing import Any, Final
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_pem_private_key,
-)
 
 from shardd.config.access import permissions_of
 from shardd.config.ciphers import CIPHERS, CURVES
@@ -195,6 +189,9 @@ def _content(path: str, place: Place, what: str, read: ReadBytes) -> bytes:
 
 def _pair(certificate: str, key: str, place: Place, read: ReadBytes) -> tuple[bytes, bytes]:
     """A certificate chain and its key, which have to belong together."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
     what = "X509 certificate/key pair"
     chain, secret = (_content(path, place, what, read) for path in (certificate, key))
     try:
@@ -202,18 +199,20 @@ def _pair(certificate: str, key: str, place: Place, read: ReadBytes) -> tuple[by
     except ValueError:
         raise place.error(f"error parsing {what}: {certificate} holds no certificate") from None
     try:
-        private = load_pem_private_key(secret, None)
+        private = serialization.load_pem_private_key(secret, None)
     except TypeError:
         raise place.error(f"error parsing {what}: {key} is encrypted") from None
     except ValueError:
         raise place.error(f"error parsing {what}: {key} holds no private key") from None
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != public.public_bytes(*form):
         raise place.error(f"error parsing {what}: {key} is not the key of {certificate}")
     return chain, secret
 
 
 def _authorities(path: str, place: Place, read: ReadBytes) -> bytes:
+    from cryptography import x509
+
     content = _content(path, place, "root certificates", read)
     try:
         x509.load_pem_x509_certificates(content)

@@ -33,7 +33,7 @@ from shardd.config.reading import (
     texts_of,
 )
 from shardd.config.streaming import StreamingOptions
-from shardd.config.streaming_block import options_of, streaming_of
+from shardd.config.streaming_block import options_of, refuse_misplaced, streaming_of
 from shardd.config.syntax import parse
 from shardd.config.tree import Entry, Section
 from shardd.config.unserved import BLOCKS, SETTINGS, read_unserved
@@ -156,6 +156,7 @@ def load_tree(section: Section) -> Loaded:
         **_operator_readers(operator, fields),
         **dict.fromkeys((*BLOCKS, *SETTINGS), lambda entry: read_unserved(entry, notes)),
     }
+    refuse_misplaced(section, readers)
     read_section(section, readers)
     _finish(fields, access, operator, notes)
     if notes.warnings or notes.conversions:

@@ -7,7 +7,7 @@ refused in the original's words.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -74,11 +74,31 @@ def options_of(section: Section, notes: Notes) -> StreamingOptions:
     """What stands in a block, or at the top of a file that is for streaming alone."""
     fields: dict[str, Any] = {}
     nats: dict[str, Any] = {}
+    _read(section, {**_keys(notes), **_own_keys()}, fields, notes, _nats_keys(nats, notes))
+    if nats:
+        fields["nats"] = NatsOptions(**nats)
+    return settle(StreamingOptions(**fields), has_store="store" in fields)
+
+
+def refuse_misplaced(section: Section, others: Container[str]) -> None:
+    """Raises ConfigError for a setting of streaming among those of a server, without a `streaming`
+    block: the original takes it there. `others` are the server's own settings."""
+    known = {**_keys(Notes()), **_nats_keys({}, Notes()), **_NOT_SERVED}
+    for entry in section:
+        name = entry.key.lower()
+        if name in known and name not in others and not entry.is_variable:
+            raise entry.place.error(
+                f'"{entry.key}" is a setting of streaming: put those into a block, streaming {{ }}'
+            )
+
+
+def _keys(notes: Notes) -> dict[str, _Key]:
+    """The settings that are options of the pool, as the original has them."""
 
     def duration(inner: Entry) -> float:
         return duration_of(inner, notes)
 
-    keys = {
+    return {
         **_names("cluster_id id cid", "cluster_id", _text_of),
         **_names("discover_prefix", "discover_prefix", _text_of),
         **_names("store st store_type storetype", "store", _store_of),
@@ -103,7 +123,13 @@ def options_of(section: Section, notes: Notes) -> StreamingOptions:
         ),
         **_names("file file_options", "file", lambda inner: _file_of(inner, notes)),
         **_names("sql sql_options", "sql", lambda inner: _sql_of(inner, notes)),
-        # shardd's own
+        **_names("io_batch_size", "io_batch_size", _count_of),
+    }
+
+
+def _own_keys() -> dict[str, _Key]:
+    """Those that the original does not have."""
+    return {
         **_names("workers", "workers", _integer_of),
         **_names("account", "account", _text_of),
         **_names("redeliveries_max", "redeliveries_max", _count_of),
@@ -112,12 +138,7 @@ def options_of(section: Section, notes: Notes) -> StreamingOptions:
         **_names("strict_subjects", "strict_subjects", _boolean_of),
         **_names("channel_permissions", "channel_permissions", _boolean_of),
         **_names("admin", "admin", _boolean_of),
-        **_names("io_batch_size", "io_batch_size", _count_of),
     }
-    _read(section, keys, fields, notes, _nats_keys(nats, notes))
-    if nats:
-        fields["nats"] = NatsOptions(**nats)
-    return settle(StreamingOptions(**fields), has_store="store" in fields)
 
 
 def settle(options: StreamingOptions, *, has_store: bool) -> StreamingOptions:

@@ -117,7 +117,9 @@ class Admin:
 
     def _delete(self, channel: Channel, request: Document) -> Document:
         if channel.is_active and request.get("force") is not True:
-            raise AdminError("the channel has active subscriptions")
+            raise AdminError(
+                "the channel has active subscriptions: end them, or delete it with force"
+            )
         if channel.log.appended != channel.log.last:
             raise AdminError("messages are just being stored in the channel: try again")
         messages = channel.log.messages

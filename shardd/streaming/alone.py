@@ -5,6 +5,7 @@ store before it connects for the first time, and leaves it to whoever started it
 """
 
 import asyncio
+import dataclasses
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from shardd import log as logs
 from shardd.config.core import Config
 from shardd.config.streaming import StreamingOptions
 from shardd.errors import BootError, ConfigError, ExitCode, StoreError
+from shardd.host import say_streaming
 from shardd.identity import new_server_id
 from shardd.inquiry import Inquiries, open_inquiries
 from shardd.pulse import run_loop
@@ -136,6 +138,9 @@ def run(config: Config) -> int:
     """Be a pool of one process until a signal ends it; returns the exit code."""
     options = config.streaming
     assert options is not None
+    say_streaming(dataclasses.replace(options, workers=1))
+    for warning in config.warnings:
+        log.warning("%s", warning)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     with ExitStack() as stack:

@@ -31,6 +31,7 @@ cdef class FileLog(ChannelLog):
     cdef uint64_t _segment_messages
     cdef int64_t _segment_age_ns
     cdef bint _has_directory
+    cdef bint _is_emptied          # the next batch begins a segment, so that this one can go
     cdef set _damaged              # paths of segments whose damage has been reported
 
     cdef Batch _begin_batch(self, int64_t now_ns)

@@ -98,9 +98,7 @@ cdef class FileLog(ChannelLog):
 
     def has_dropped(self) -> bool:
         """Whether segments hold messages that are not kept any more."""
-        if not self._segments:
-            return False
-        return self.first > (<Segment>self._segments[0]).first
+        return bool(self._segments) and self.first > (<Segment>self._segments[0]).first
 
     def create(self) -> None:
         """Have the next commit make the directory and an empty segment, if there is none."""
@@ -165,14 +163,10 @@ cdef class FileLog(ChannelLog):
         self.last_timestamp_ns = now_ns
         return message.sequence
 
-    def append_message(
-        self, int64_t now_ns, bytes reply not None, bytes data not None
-    ) -> int:
+    def append_message(self, int64_t now_ns, bytes reply not None, bytes data not None) -> int:
         """Queue one message for the next commit; returns its sequence."""
         return self.append(
-            now_ns,
-            <const unsigned char*>reply, len(reply),
-            <const unsigned char*>data, len(data),
+            now_ns, <const unsigned char*>reply, len(reply), <const unsigned char*>data, len(data)
         )
 
     cdef Batch _begin_batch(self, int64_t now_ns):
@@ -189,7 +183,10 @@ cdef class FileLog(ChannelLog):
             segment = self._segments[-1]
             count, end = segment.count, segment.end
         batch.first = self.appended + 1
-        if segment is None or self._is_full(segment, count, end, now_ns):
+        if segment is None or (self._is_emptied and count) or (
+            self._is_full(segment, count, end, now_ns)
+        ):
+            self._is_emptied = False
             path = f"{self.directory}/{batch.first:020d}.log"
             batch.full = segment
             batch.segment = Segment(path, self.name, batch.first, self.last_timestamp_ns)
@@ -201,9 +198,7 @@ cdef class FileLog(ChannelLog):
         return batch
 
     cdef bint _is_full(self, Segment segment, uint64_t count, uint64_t end, int64_t now_ns):
-        if count == 0:
-            return False
-        return (
+        return count != 0 and (
             end >= self._segment_bytes
             or (self._segment_messages != 0 and count >= self._segment_messages)
             or (
@@ -295,6 +290,8 @@ cdef class FileLog(ChannelLog):
         """Nothing that was appended since the last commit is there."""
         batch.segment.close()
         self._home.open.pop(batch.segment, None)
+        if batch.full is not None and self.messages == 0:
+            self._is_emptied = True
         self._home.give_back(batch)
         if self._open is not None:
             self._home.give_back(self._open)
@@ -462,6 +459,10 @@ cdef class FileLog(ChannelLog):
             return 0
         self._drop_to(sequence)
         self._home.purged.append(self)
+        if self.messages == 0 and (<Segment>self._segments[-1]).count:
+            self._is_emptied = True
+            if self._open is None and self._writing is None:
+                self._open = self._begin_batch(0)
         return sequence - before
 
     cdef int _drop_to(self, uint64_t sequence) except -1:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -64,6 +65,7 @@ PART_LOCK: Final = "lock"
 FOREIGN_FILE: Final = "server.dat"  # what the original server has in its directory
 
 _TICK_S: Final = 1.0
+_OPENERS: Final = 8  # threads that open parts at a start
 _RETRY_S: Final = 1.0  # after rows could not be written
 
 
@@ -169,14 +171,21 @@ class FileStore(Store):
         server: ServerRow | None = None
         clients: tuple[ClientRow, ...] = ()
         os.makedirs(self._directory, 0o750, exist_ok=True)
+        if not os.access(self._directory, os.W_OK):
+            raise StoreError(
+                f"{self._directory}: cannot be written: no permission, or a read-only file system"
+            )
         if self._is_lead:
             self._lead_lock = take_lock(self._directory / LEAD_LOCK, "this store")
             self._lead = LeadDatabase(self._directory / LEAD_DATABASE)
             server, clients = self._lead.server(), tuple(self._lead.clients())
         channels: list[RecoveredChannel] = []
         last_ids: dict[int, int] = {}
+        # Each waits for the disk several times: what they wait for is done at once.
+        with ThreadPoolExecutor(_OPENERS, "open") as openers:
+            list(openers.map(self._open_part, self._numbers))
         for number in self._numbers:
-            channels += self._open_part(number, repairs)
+            channels += self._read_part(number, repairs)
             last_ids[number] = self._parts[number].database.last_id()
         databases = {number: part.database for number, part in self._parts.items()}
         self._writer = CommitWriter(databases, self._lead, is_synced=self._options.sync)
@@ -184,7 +193,8 @@ class FileStore(Store):
         self._thread.start()
         return Recovered(server, clients, tuple(channels), last_ids, tuple(repairs))
 
-    def _open_part(self, number: int, repairs: list[str]) -> list[RecoveredChannel]:
+    def _open_part(self, number: int) -> None:
+        """Lock a part and open its database. Called in several threads at once."""
         directory = self._directory / part_name(number)
         if not directory.exists():
             directory.mkdir(0o750)
@@ -195,8 +205,12 @@ class FileStore(Store):
         except BaseException:
             os.close(lock)
             raise
-        part = self._parts[number] = _Part(directory, lock, database)
+        self._parts[number] = _Part(directory, lock, database)
         database.take_token()
+
+    def _read_part(self, number: int, repairs: list[str]) -> list[RecoveredChannel]:
+        part = self._parts[number]
+        directory, database = part.directory, part.database
         rows, kept = database.subscriptions(), database.kept()
         part.has_kept = bool(kept)
         channels = []

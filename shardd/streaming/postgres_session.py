@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
@@ -34,6 +35,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 STATEMENT_S: Final = 10  # for one statement, unless the role or the source says otherwise
+ANSWER_S: Final = 2.0  # for an answer to come, beside the time that its statements may take
 LOCK_S: Final = 5.0  # for the last owner's connection to end: its process may just have died
 _LOCK_POLL_S: Final = 0.05
 # What a source that does not say so itself gets.
@@ -131,6 +133,9 @@ class Session:
         self._token = 0
         self._connection: Connection | None = None
         self._backend: tuple[Any, ...] = ()  # of the last connection: process and its start
+        self._patience_s = 2 * STATEMENT_S + ANSWER_S
+        self._asked_at_s = 0.0  # when what is under way was begun; 0: nothing is, or it may be long
+        self._closing = threading.Lock()  # the connection is not closed while it is being cut
 
     @property
     def is_open(self) -> bool:
@@ -155,8 +160,9 @@ class Session:
                 f"{self.place} cannot be reached: {self.reason(error)}"
             ) from None
         try:
-            self._prepare()
-            self._take_parts()
+            with self._timed():
+                self._prepare()
+                self._take_parts()
         except psycopg.Error as error:
             is_lost = self._is_lost(error)
             self.close()
@@ -173,6 +179,8 @@ class Session:
                 "SELECT set_config(%s, %s, false) WHERE current_setting(%s) = '0'",
                 (name, f"{STATEMENT_S}s", name),
             )
+        limit_ms = self._value("SELECT setting FROM pg_settings WHERE name = 'statement_timeout'")
+        self._patience_s = 2 * int(limit_ms) / 1000 + ANSWER_S
         with connection.transaction():
             connection.execute(_LOCK_TABLES)
             if self._value("SELECT to_regclass('shardd_store')") is None:
@@ -229,6 +237,7 @@ class Session:
                 text = f"{self.place}: is in use by another server ({owner})"
                 raise StoreUnavailableError(text) if self._token else StoreError(text)
             time.sleep(_LOCK_POLL_S)
+            self._asked_at_s = time.monotonic()  # it answers, though not as is hoped for
 
     def _check_tokens(self, tokens: Sequence[int]) -> None:
         if self._token and any(token != self._token for token in tokens):
@@ -253,9 +262,27 @@ class Session:
                         "UPDATE shardd_parts SET owner = '' WHERE part = ANY(%s) AND token = %s",
                         (self._parts, self._token),
                     )
-            with contextlib.suppress(psycopg.Error):
+            with self._closing, contextlib.suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
+
+    def cut_if_stuck(self, now_s: float) -> bool:
+        """Cut the connection if the database has not answered for longer than all its own limits
+        allow, as when its process or its machine hangs: whoever waits then finds it lost. Called
+        in another thread than the session's; whether it was cut.
+
+        Args:
+            now_s: monotonic seconds.
+        """
+        with self._closing, contextlib.suppress(psycopg.Error, OSError):
+            asked_at_s, connection = self._asked_at_s, self._connection
+            if not asked_at_s or now_s - asked_at_s < self._patience_s or connection is None:
+                return False
+            with socket.socket(fileno=os.dup(connection.fileno())) as other:
+                other.shutdown(socket.SHUT_RDWR)
+            self._asked_at_s = 0.0
+            return True
+        return False
 
     # --- working ---------------------------------------------------------------------------------
 
@@ -311,6 +338,7 @@ class Session:
             if not is_long:
                 yield cursor
                 return
+            self._asked_at_s = 0.0
             before = self._value("SHOW statement_timeout")
             cursor.execute("SET statement_timeout TO 0")
             yield cursor
@@ -325,13 +353,23 @@ class Session:
     def _watched(self) -> Iterator[None]:
         """Errors that end the connection are told from those that end a statement."""
         try:
-            yield
+            with self._timed():
+                yield
         except psycopg.Error as error:
             if not self._is_lost(error):
                 raise
             reason = self.reason(error)
             self.close()
             raise ConnectionLostError(reason) from None
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """The database is being asked something that has to end in time."""
+        self._asked_at_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._asked_at_s = 0.0
 
     def _is_lost(self, error: psycopg.Error) -> bool:
         connection = self._connection

@@ -7,6 +7,7 @@ ends; one with positions only may be lost with the power, and nothing else of it
 """
 
 import contextlib
+import os
 import sqlite3
 import zlib
 from array import array
@@ -139,6 +140,12 @@ class LeadChanges:
         self.clients = older.clients | self.clients
 
 
+def _free_bytes(path: Path) -> int:
+    """How much more may be written where this file is."""
+    found = os.statvfs(path.parent)
+    return found.f_bavail * found.f_frsize
+
+
 class Database:
     """One SQLite database. Opened by the event loop, then used by one thread at a time."""
 
@@ -192,6 +199,8 @@ class Database:
                     f". Restore it from a copy; or move it away, with its -wal and -shm files, to"
                     f" go on without {self._what}: messages are kept"
                 )
+            elif "I/O error" in str(error):  # SQLite's word for a full disk, where it maps files
+                advice = f". Its file system has {_free_bytes(self.path) >> 10} KiB left"
             raise StoreError(f"{self.path}: {error}{advice}") from None
 
     @contextlib.contextmanager

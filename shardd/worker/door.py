@@ -14,7 +14,6 @@ from shardd.layer import Layer
 from shardd.tls import TlsLayer, server_context
 from shardd.topology import Topology
 from shardd.worker.info import InfoTemplate, Way
-from shardd.worker.websocket import Stacked, WebsocketLayer
 
 
 class Throttle:
@@ -66,6 +65,9 @@ class Door:
 
     def websocket_layer(self) -> Layer:
         """A new WebSocket, over TLS if the door has it."""
+        # Imported before the fork where there is such a door.
+        from shardd.worker.websocket import Stacked, WebsocketLayer
+
         assert self.websocket is not None
         inner = WebsocketLayer(self.websocket, is_tls=self.tls is not None)
         return Stacked(self.tls_layer(), inner) if self.tls is not None else inner

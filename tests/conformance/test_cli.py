@@ -216,6 +216,19 @@ def test_reading_the_flags_imports_nothing_that_is_slow():
     assert result.stdout.splitlines()[-1] == ""
 
 
+def test_a_plain_server_imports_nothing_that_only_some_servers_need():
+    code = (
+        "import sys; import shardd.supervisor, shardd.worker.main, shardd.cli.start;"
+        "print(*sorted({'cryptography', 'websockets', 'urllib.request', 'http.client', 'aiohttp',"
+        " 'psycopg', 'sqlite3', 'nats', 'psutil'} & {*sys.modules}))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, timeout=RUN_S, check=True, text=True
+    )
+
+    assert result.stdout == "\n"
+
+
 # --- pub, sub, request, reply ----------------------------------------------------------------
 
 

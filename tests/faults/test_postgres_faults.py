@@ -6,6 +6,7 @@ who has lost its parts. No text says the password.
 """
 
 import logging
+import os
 import random
 import signal
 import threading
@@ -287,6 +288,33 @@ def test_a_statement_that_takes_too_long_fails_its_commit_only(tmp_path):
             text = "canceling statement due to statement timeout"
             failed = harness.commit().failed_channels
             assert failed == {b"foo": f"the message could not be stored: {text}"}
+        append(log, 1, b"b")
+        harness.commit_well()
+        assert payloads(log_of(harness.reopen(), b"foo")) == [b"a", b"b"]
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_refuses_messages_in_time_and_the_store_goes_on_when_it_is_back(
+    tmp_path, caplog
+):
+    cluster = shared_cluster()
+    source = cluster.source(cluster.schema()) + "%20-c%20statement_timeout%3D200"
+    with harness_of(tmp_path, source + "&application_name=hangs") as harness:
+        harness.open()
+        log = harness.opened.create_channel(b"foo")
+        append(log, 1, b"a")
+        harness.commit_well()
+        with psycopg.connect(cluster.source()) as other:
+            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hangs'"
+            (backend,) = [row[0] for row in other.execute(query).fetchall()]
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            append(log, 1, b"refused")
+            assert harness.commit().failed_channels == {b"foo": REFUSED}
+        finally:
+            os.kill(backend, signal.SIGCONT)
+        assert "does not answer: the connection is cut" in caplog.text
+        wait_until(lambda: "can be used again" in caplog.text, "there is a new connection")
         append(log, 1, b"b")
         harness.commit_well()
         assert payloads(log_of(harness.reopen(), b"foo")) == [b"a", b"b"]

@@ -426,8 +426,13 @@ def test_the_pool_runs_alone_with_any_server_and_outlives_it(tmp_path: Path, kin
     server = make_broker(kind)
     server.start_text("", "-p", str(port))
     url = f"nats://127.0.0.1:{server.port}"
-    with alone_with(tmp_path, "--nats", url, "--dir", str(tmp_path / "store")) as alone:
+    file = tmp_path / "streaming.conf"
+    file.write_text("colour: blue\n")
+    words = ("--nats", url, "--dir", str(tmp_path / "store"), "-sc", str(file))
+    with alone_with(tmp_path, *words) as alone:
         assert alone.process is not None
+        assert "[INF] STREAM: Store is FILE" in alone.log_text()
+        assert f'[WRN] {file}:1: streaming: unknown field "colour"' in alone.log_text()
         assert "test-cluster" in stats(alone.process.pid)
 
         async def scenario() -> None:

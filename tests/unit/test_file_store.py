@@ -495,6 +495,55 @@ def test_what_was_dropped_on_demand_stays_away_after_a_crash(place):
         assert log.bytes == sum(map(len, encoded_messages(log)))
 
 
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_purge_of_everything_gives_the_space_back(place, is_busy):
+    harness = harness_of(place / "store")
+    harness.open()
+    log = harness.opened.create_channel(b"foo")
+    assert isinstance(log, FileLog)
+    append_many(log, 1, b"x" * 1000, 100)
+    harness.commit_well()
+    if is_busy:  # one more is on its way to the same segment
+        append(log, 1, b"y")
+    log.drop_before(101)
+    harness.commit_well()
+    append(log, 1, b"z")
+    shutil.copytree(place / "store", place / "copy")
+    for _ in range(2):
+        harness.commit_well()
+
+    last = 102 if is_busy else 101
+    names = [path.name for path in Path(log.directory).glob("*.log")]
+    if not is_busy:
+        assert names == [f"{101:020d}.log"]
+    assert (log.last, [decode(each)[0] for each in encoded_messages(log)][-1]) == (last, last)
+    log.drop_before(last + 1)
+    for _ in range(2):
+        harness.commit_well()
+    assert sum(path.stat().st_size for path in Path(log.directory).iterdir()) < 1000
+    append(log, 1, b"again")
+    harness.commit_well()
+    harness.close()
+    with harness_of(place / "copy") as other:
+        log = other.open().channels[0].log
+        assert (log.first, log.last) == (101, last - 1)
+    with harness_of(place / "store") as other:
+        log = other.open().channels[0].log
+        assert [decode(each)[0] for each in encoded_messages(log)] == [last + 1]
+
+
+def test_a_directory_that_cannot_be_written_is_named(place):
+    path, _ = written(place)
+    store = path.parent
+    while not (store / "clients.db").exists():
+        store = store.parent
+    store.chmod(0o500)
+    if os.access(store, os.W_OK):
+        pytest.skip("nothing is forbidden to this user")
+    with pytest.raises(StoreError, match=f"^{re.escape(str(store))}: cannot be written: "):
+        harness_of(store).open()
+
+
 def test_a_store_that_was_not_closed_is_recovered(place):
     harness = harness_of(place / "store")
     harness.open()

@@ -326,6 +326,19 @@ def test_a_file_of_streamings_own_has_its_keys_at_the_top_or_in_the_block(tmp_pa
         flagged("-sc", str(tmp_path / "missing"))
 
 
+def test_settings_of_streaming_among_those_of_a_server_are_refused_with_what_to_do() -> None:
+    for text in ("cluster_id: x", "store: FILE", "store_limits { mc: 5 }", "ft_group: a"):
+        with pytest.raises(
+            ConfigError, match=r'^f:2:1: "\w+" is a setting of streaming: put those'
+        ):
+            load_text(f"port: 4222\n{text}\n", "f", {})
+    # A server's own settings of the same name, and variables, stay what they are.
+    text = "id = 7\nport: $id\npartitioning = 1\nmax_payload: $partitioning\ntls {}\ncluster {}"
+    assert load_text(text, "f", {}).config.port == 7
+    with pytest.raises(ConfigError, match='unknown field "workers"'):
+        load_text("workers: 2", "f", {})
+
+
 def test_the_users_flags_are_the_pools_when_servers_are_elsewhere() -> None:
     options = flagged("-ns", "a:1", "--user", "u", "--pass", "p")
     assert options is not None

@@ -233,6 +233,15 @@ def fail_to_boot(host: Host, index: int) -> float | None:
     return wait_s
 
 
+def test_what_could_not_boot_is_called_by_its_name() -> None:
+    watch = Watch(2, 1.0, 0.0, (), ("Worker 0", "Streaming 0").__getitem__)
+    for _ in range(limits.BOOT_FAILURES_MAX):
+        watch.started(1, 77, 0.0)
+        watch.ended(77, 0.0)
+
+    assert watch.failure == "Streaming 0 could not boot 3 times in a row"
+
+
 def test_too_many_failed_boots_in_a_row_end_the_server() -> None:
     host = Host(2)
     host.carry_out()

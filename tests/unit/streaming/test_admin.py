@@ -55,7 +55,7 @@ def test_a_channel_is_deleted_with_its_durables(pool: Pool) -> None:
     ack_inbox = pool.subscribed("me", FOO, durable_name="d")
     pool.publish("me", FOO)
     assert ask(pool, op="delete", channel="foo") == {
-        "error": "the channel has active subscriptions"
+        "error": "the channel has active subscriptions: end them, or delete it with force"
     }
     pool.end("me", FOO, ack_inbox)
     assert ask(pool, op="delete", channel="foo") == {"ok": True, "deleted": 1}
