@@ -161,6 +161,20 @@ def test_the_originals_messages_are_known_by_their_nonces():
     assert foreign_payload(ciphers, b"") is None
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "01da991a490000000000000001eee0b988aedc4aba2d1c1d27cc0dbae6e23c76dbc343850b",
+        "023bf139b60000000000000001daaf7ca5d8d234907017c0fe8040fcd2124314a3122c039c",
+    ],
+)
+def test_what_the_original_itself_encrypted_is_decrypted(stored):
+    """Message 1 of `foo.bar`, as nats-streaming-server 0.25.6 wrote it, with either cipher."""
+    assert is_foreign(1, bytes.fromhex(stored))
+    ciphers = Keys(KEY, "", print).ciphers(b"foo.bar")
+    assert foreign_payload(ciphers, bytes.fromhex(stored)) == b"a secret"
+
+
 # --- a store ----------------------------------------------------------------------------------
 
 
