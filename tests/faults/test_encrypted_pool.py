@@ -111,6 +111,7 @@ def test_messages_survive_restarts_kills_and_a_change_of_the_cipher(tmp_path):
     with pool_of(
         data, f'encryption_key: "{KEY}", encryption_cipher: AES', signal.SIGKILL
     ) as broker:
+        assert "STREAM: Messages are stored encrypted" in broker.log_text()
         kept = use(broker, "aes", kept, 20)
     with pool_of(data, f'encryption_key: "{KEY}", encryption_cipher: CHACHA') as broker:
         kept = use(broker, "chacha", kept, 20)

@@ -9,6 +9,7 @@ import pkgutil
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,7 @@ from shardd.streaming.store import (
 from shardd.streaming.subjects import PARTITIONS, partition_of
 from tests.support.stores import (
     STORES,
+    EncryptedPostgresHarness,
     StoreHarness,
     append_all,
     encoded_messages,
@@ -43,7 +45,13 @@ ROW = SubscriptionRow(
 )
 
 
-@pytest.fixture(params=STORES, ids=lambda kind: kind.__name__)
+def stores() -> list[Any]:
+    """All of them; encryption stands outside of a store, so twice among the quick tests will do."""
+    slow = EncryptedPostgresHarness
+    return [pytest.param(kind, marks=pytest.mark.slow) if kind is slow else kind for kind in STORES]
+
+
+@pytest.fixture(params=stores(), ids=lambda kind: kind.__name__)
 def harness(request: pytest.FixtureRequest) -> Iterator[StoreHarness]:
     with quick_directory() as directory, request.param(directory / "store") as harness:
         yield harness
