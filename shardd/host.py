@@ -241,6 +241,8 @@ def say_streaming(streaming: StreamingOptions) -> None:
         _log.warning("STREAM: Store is MEMORY, messages are lost when the server ends")
     else:
         _log.info("STREAM: Store is %s", streaming.store)
+    if streaming.encrypt:
+        _log.info("STREAM: Messages are stored encrypted")
 
 
 def _say_listening(config: Config, port: int) -> None:

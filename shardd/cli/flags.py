@@ -152,6 +152,14 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("file_slice_max_age",), Kind.DURATION, "Age of a segment", "duration"),
         Flag(("file_fds_limit",), Kind.INTEGER, "Open files (default: no limit)", "count"),
         Flag(("file_truncate_bad_eof",), Kind.BOOLEAN, "Cut a torn tail (default: true)"),
+        Flag(("encrypt",), Kind.BOOLEAN, "Store payloads encrypted (default: false)"),
+        Flag(("encryption_cipher",), Kind.TEXT, "AES or CHACHA (default: what is fast)", "name"),
+        Flag(
+            ("encryption_key",),
+            Kind.TEXT,
+            "Better in the environment, as NATS_STREAMING_ENCRYPTION_KEY",
+            "key",
+        ),
         Flag(("sql_driver",), Kind.TEXT, "postgres", "name"),
         Flag(("sql_source",), Kind.TEXT, "Where the database is", "url"),
         Flag(("secure",), Kind.BOOLEAN, "TLS to the servers of --nats"),
@@ -185,8 +193,6 @@ NOT_SERVED: Final = (
 # whoever gives them relies on them.
 REFUSED: Final = (
     Flag(("ft_group",), Kind.TEXT, "fault-tolerance groups"),
-    Flag(("encrypt",), Kind.BOOLEAN, "encryption of stored messages"),
-    Flag(("encryption_cipher", "encryption_key"), Kind.TEXT, "encryption of stored messages"),
     Flag(("file_slice_archive_script",), Kind.TEXT, "archive scripts"),
     Flag(("clustered",), Kind.BOOLEAN, "clustering of streaming servers"),
     *(

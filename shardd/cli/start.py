@@ -224,6 +224,7 @@ def start(**options: Any) -> int:
     def read() -> Config:
         config = build_config(options)
         check_contexts(config)
+        streaming.check_key(config.streaming)
         return config
 
     config = read()

@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 from shardd.cli import servers
+from shardd.config.streaming import KEY_VARIABLE
+from shardd.config.streaming_block import CIPHERS
 from shardd.errors import ConfigError, ExitCode, printable
 
 
@@ -223,19 +225,48 @@ def verify(directory: Path) -> int:
     is_flag=True,
     help="Leave out what is behind the last whole record of a file that ends inside one.",
 )
-def import_(source: Path, target: Path, *, is_cut_allowed: bool) -> int:
+@click.option(
+    "--encryption_key",
+    "--encryption-key",
+    "key",
+    default="",
+    metavar="KEY",
+    help="The key that SOURCE is encrypted with. Better in NATS_STREAMING_ENCRYPTION_KEY.",
+)
+@click.option(
+    "--encryption_cipher",
+    "--encryption-cipher",
+    "cipher",
+    default="",
+    type=click.Choice(("", *CIPHERS), case_sensitive=False),
+    metavar="AES|CHACHA",
+    help="What the new store is encrypted with, where there is a key (default: what is fast).",
+)
+@click.option("--plain", "is_plain", is_flag=True, help="Do not encrypt the new store.")
+def import_(
+    source: Path, target: Path, *, is_cut_allowed: bool, key: str, cipher: str, is_plain: bool
+) -> int:
     """Copy SOURCE, a FILE store of nats-streaming-server that no server uses.
 
     Sequences, timestamps, durables with their positions, and clients are kept. SOURCE is only read.
+    With a key encrypted messages are decrypted, and the new store is encrypted with the same key.
     """
     from shardd.streaming import importing
 
-    report = importing.import_store(source, target, is_cut_allowed=is_cut_allowed)
+    given = os.environb.get(KEY_VARIABLE.encode()) or os.fsencode(key)
+    report = importing.import_store(
+        source,
+        target,
+        is_cut_allowed=is_cut_allowed,
+        key=given,
+        cipher=cipher,
+        is_plain=is_plain,
+    )
     for note in report.notes:
         click.echo(f"note: {printable(note)}")
     click.echo(
         f"{printable(str(target))}: cluster {printable(report.cluster_id)}: {report.channels}"
         f" channels, {report.messages} messages, {report.subscriptions} subscriptions,"
-        f" {report.clients} clients"
+        f" {report.clients} clients{', encrypted' if given and not is_plain else ''}"
     )
     return ExitCode.CLEAN

@@ -5,13 +5,14 @@ over what a file says; with `-sc` a file of streaming's own is read.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Final
 
 from shardd.cli.flags import SERVED
 from shardd.config.load import has_streaming_block, load_streaming_file
-from shardd.config.streaming import StreamingOptions
-from shardd.config.streaming_block import STORES, check_driver, split_urls
+from shardd.config.streaming import KEY_VARIABLE, StreamingOptions
+from shardd.config.streaming_block import STORES, check_cipher, check_driver, split_urls
 from shardd.errors import ConfigError
 from shardd.values import parse_duration
 
@@ -26,6 +27,7 @@ _TOP: Final = {
     "stan_debug": "debug",
     "stan_trace": "trace",
     "io_batch_size": "io_batch_size",
+    "encrypt": "encrypt",
 }
 _TOP_DURATIONS: Final = {
     "hb_interval": "heartbeat_interval_s",
@@ -51,6 +53,11 @@ _NATS: Final = {
     "tls_client_key": "tls_key",
     "tls_client_cacert": "tls_ca",
 }
+
+KEY_WARNING: Final = (
+    "--encryption_key: everybody on this machine can see the key among the processes: give it in"
+    f" {KEY_VARIABLE}"
+)
 
 NAMES: Final = frozenset(
     name
@@ -88,6 +95,9 @@ def with_flags(
         check_driver(given["sql_driver"])
     if "sql_source" in given:
         fields["sql"] = dataclasses.replace(base.sql, source=given["sql_source"])
+    fields |= _encryption_fields(given)
+    if fields.get("encryption_key"):
+        warnings = (*warnings, KEY_WARNING)
     limits = _pick(given, _LIMITS) | _pick(given, _LIMIT_DURATIONS, is_duration=True)
     file = _pick(given, _FILE) | _pick(given, _FILE_DURATIONS, is_duration=True)
     fields["limits"] = dataclasses.replace(
@@ -98,6 +108,25 @@ def with_flags(
     fields["file"] = dataclasses.replace(base.file, **file)
     fields["nats"] = dataclasses.replace(base.nats, **_nats_fields(given, options, base))
     return dataclasses.replace(base, **fields), warnings
+
+
+def _encryption_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A key means encryption, as in the original."""
+    fields: dict[str, Any] = {}
+    if "encryption_cipher" in given:
+        fields["encryption_cipher"] = check_cipher(given["encryption_cipher"])
+    if given.get("encryption_key"):
+        fields |= {"encryption_key": given["encryption_key"], "encrypt": True}
+    return fields
+
+
+def check_key(options: StreamingOptions | None) -> None:
+    """Raises ConfigError if payloads are to be encrypted and there is no key for that: before
+    anything is started, and not where a file is only checked."""
+    if options is None or not options.encrypt:
+        return
+    if not (os.environ.get(KEY_VARIABLE) or options.encryption_key):
+        raise ConfigError(f"encryption key required: give it in {KEY_VARIABLE}")
 
 
 def shared_file(options: Mapping[str, Any]) -> str | None:

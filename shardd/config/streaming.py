@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 DISCOVER_PREFIX: Final = "_STAN.discover"
+KEY_VARIABLE: Final = "NATS_STREAMING_ENCRYPTION_KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ class StreamingOptions:
     account: str = "$G"  # the account whose clients it serves, when it runs inside a host
     store: str = "MEMORY"  # MEMORY, FILE or SQL
     directory: str = ""
+    encrypt: bool = False  # what is stored of payloads
+    encryption_cipher: str = ""  # AES or CHACHA; "": what is fast on this machine
+    encryption_key: str = field(default="", repr=False)  # the environment's wins
     limits: StoreLimits = field(default_factory=StoreLimits)
     heartbeat_interval_s: float = 30.0
     heartbeat_timeout_s: float = 10.0

@@ -25,6 +25,7 @@ from shardd.config.tree import Entry, Section
 from shardd.errors import ConfigError
 
 STORES: Final = ("MEMORY", "FILE", "SQL")
+CIPHERS: Final = ("AES", "CHACHA")
 # Go's names of the types, as the original's messages have them.
 _KINDS: Final[Mapping[type, str]] = {
     bool: "bool",
@@ -46,9 +47,6 @@ _NOT_SERVED: Final[Mapping[str, str]] = {
     "ft_group": "fault-tolerance groups",
     "ft_group_name": "fault-tolerance groups",
     "cluster": "clustering of streaming servers",
-    "encrypt": "encryption of stored messages",
-    "encryption_cipher": "encryption of stored messages",
-    "encryption_key": "encryption of stored messages",
     "slice_archive_script": "archive scripts",
     "slice_archive": "archive scripts",
     "slice_script": "archive scripts",
@@ -103,6 +101,9 @@ def _keys(notes: Notes) -> dict[str, _Key]:
         **_names("discover_prefix", "discover_prefix", _text_of),
         **_names("store st store_type storetype", "store", _store_of),
         **_names("dir datastore", "directory", _text_of),
+        **_names("encrypt", "encrypt", _boolean_of),
+        **_names("encryption_cipher", "encryption_cipher", _cipher_of),
+        **_names("encryption_key", "encryption_key", _text_of),
         **_names("hb_interval hbi server_to_client_hb_interval", "heartbeat_interval_s", duration),
         **_names("hb_timeout hbt server_to_client_hb_timeout", "heartbeat_timeout_s", duration),
         **_names(
@@ -142,9 +143,11 @@ def _own_keys() -> dict[str, _Key]:
 
 
 def settle(options: StreamingOptions, *, has_store: bool) -> StreamingOptions:
-    """A directory without a store's kind means files."""
+    """A directory without a store's kind means files, and a key means encryption."""
     if options.directory and not has_store:
-        return dataclasses.replace(options, store="FILE")
+        options = dataclasses.replace(options, store="FILE")
+    if options.encryption_key:
+        options = dataclasses.replace(options, encrypt=True)
     return options
 
 
@@ -351,6 +354,17 @@ def _store_of(entry: Entry) -> str:
     if text not in STORES:
         raise entry.place.error(f"unsupported store type: {text}")
     return text
+
+
+def _cipher_of(entry: Entry) -> str:
+    return check_cipher(_text_of(entry), entry.place.error)
+
+
+def check_cipher(name: str, error: Callable[[str], ConfigError] = ConfigError) -> str:
+    """A cipher's name as it is used; "" for none. Raises the error for one that is not served."""
+    if name and name.upper() not in CIPHERS:
+        raise error("encryption cipher not supported")
+    return name.upper()
 
 
 def _urls_of(entry: Entry) -> tuple[str, ...]:

@@ -132,16 +132,16 @@ cdef class SlowLog(MemoryLog):
 
 
 def found_in(ChannelLog log not None, sequence: int) -> tuple[int, int, bytes] | None:
-    """What `ChannelLog.find` finds: sequence, timestamp and encoded message."""
+    """What `ChannelLog.get` finds: sequence, timestamp and encoded message."""
     cdef Stored stored
-    if log.find(sequence, &stored) != FOUND_MESSAGE:
+    if log.get(sequence, &stored) != FOUND_MESSAGE:
         return None
     return stored.sequence, stored.timestamp_ns, stored.bytes[:stored.length]
 
 
 def append_in(ChannelLog log not None, now_ns: int, bytes reply not None, bytes data not None):
-    """`ChannelLog.append`."""
-    return log.append(
+    """`ChannelLog.put`."""
+    return log.put(
         now_ns,
         <const unsigned char*>PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply),
         <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),

@@ -218,7 +218,7 @@ cdef class Channel:
                 self.note_ready()
                 break
             left -= 1
-            found = self.log.find(subscription.last_sent + 1, &stored)
+            found = self.log.get(subscription.last_sent + 1, &stored)
             if found == FOUND_MESSAGE:
                 subscription.deliver(&stored)
             elif found == FOUND_NOTHING:
@@ -244,7 +244,7 @@ cdef class Channel:
                 self.note_ready()
                 break
             left -= 1
-            found = self.log.find(group.last_sent + 1, &stored)
+            found = self.log.get(group.last_sent + 1, &stored)
             if found == FOUND_LATER:
                 self.is_loading = True
                 break
@@ -298,7 +298,7 @@ cdef class Channel:
             expiry_ms = entry.expiry_ms
             count = entry.count + 1
             try:
-                found = self.log.find(sequence, &stored)
+                found = self.log.get(sequence, &stored)
             except StoreError:
                 subscription.is_due = True
                 raise

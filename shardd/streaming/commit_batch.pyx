@@ -126,7 +126,7 @@ def append_to(
 ) -> int:
     """Appends a message that no client published; nobody is sent an ack. Returns its sequence."""
     cdef Span nobody
-    cdef uint64_t sequence = channel.log.append(
+    cdef uint64_t sequence = channel.log.put(
         channel.traffic.now_ns,
         <const unsigned char*>PyBytes_AS_STRING(reply), PyBytes_GET_SIZE(reply),
         <const unsigned char*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data),

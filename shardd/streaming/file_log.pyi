@@ -33,9 +33,6 @@ class FileLog(ChannelLog):
     def begin_at(self, sequence: int) -> None:
         """Of an empty log: the sequence of the first message. ValueError: it is not empty."""
 
-    def append_message(self, now_ns: int, reply: bytes, data: bytes) -> int:
-        """Queue one message for the next commit; returns its sequence. StoreError: it is full."""
-
     def start_write(self, is_kept_open: bool) -> WriteJob | None:
         """Begin to commit what is appended; None when there is nothing."""
 

@@ -163,12 +163,6 @@ cdef class FileLog(ChannelLog):
         self.last_timestamp_ns = now_ns
         return message.sequence
 
-    def append_message(self, int64_t now_ns, bytes reply not None, bytes data not None) -> int:
-        """Queue one message for the next commit; returns its sequence."""
-        return self.append(
-            now_ns, <const unsigned char*>reply, len(reply), <const unsigned char*>data, len(data)
-        )
-
     cdef Batch _begin_batch(self, int64_t now_ns):
         """A batch that follows all that is appended, in the same segment if that has room."""
         cdef Batch batch = self._home.batch()

@@ -2,8 +2,9 @@
 
 Channels keep their sequences and timestamps, subscriptions their positions and what they have not
 acknowledged, clients their connections: after the import, clients go on as after a restart. The
-original's directory is only read. The new store is made beside its place and moved there when it
-is whole, so there is never half of one.
+original's directory is only read. What it encrypted is decrypted, with its key, and the new store
+keeps payloads encrypted with the same one. The new store is made beside its place and moved there
+when it is whole, so there is never half of one.
 """
 
 import contextlib
@@ -12,25 +13,33 @@ import os
 import queue
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from shardd.config.streaming import FileOptions
+from shardd.config.streaming import KEY_VARIABLE, FileOptions
 from shardd.errors import StoreError
+from shardd.streaming.encrypted_store import (
+    Aead,
+    EncryptedStore,
+    Keys,
+    foreign_payload,
+    is_foreign,
+)
 from shardd.streaming.file_log import FileLog
 from shardd.streaming.file_recovery import clamp, shown
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.foreign import (
     Findings,
+    ForeignMessage,
     channels_of,
     read_clients,
     read_messages,
     read_server,
     read_subscriptions,
 )
-from shardd.streaming.store import CommitResult, ServerRow
+from shardd.streaming.store import CommitResult, ServerRow, Store
 from shardd.streaming.subjects import PARTITIONS, is_channel, partition_of
 from shardd.streaming.write_job import sync_directory
 
@@ -53,16 +62,28 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)  # what was left out or filled in
 
 
-def import_store(source: Path, target: Path, *, is_cut_allowed: bool = False) -> ImportReport:
+def import_store(
+    source: Path,
+    target: Path,
+    *,
+    is_cut_allowed: bool = False,
+    key: bytes = b"",
+    cipher: str = "",
+    is_plain: bool = False,
+) -> ImportReport:
     """Copy a store of the original server.
 
     Args:
         source: its directory; no server may be using it.
         target: the new store's directory, which must not be there, or be empty.
         is_cut_allowed: leave out what stands behind the last whole record of a file.
+        key: what the source is encrypted with, and the new store is to be; none: neither is.
+        cipher: of the new store; "" for what is fast on this machine.
+        is_plain: do not encrypt the new store.
 
     Raises:
-        StoreError: one of the two cannot be used, or the source is damaged.
+        StoreError: one of the two cannot be used, or the source is damaged, or encrypted with
+            another key.
     """
     source, target = source.absolute(), target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -72,11 +93,13 @@ def import_store(source: Path, target: Path, *, is_cut_allowed: bool = False) ->
     findings = Findings(is_cut_allowed)
     report = ImportReport(notes=findings.notes)
     making = target.with_name(target.name + SUFFIX)
+    calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+    keys = Keys(key, cipher, calls.put) if key else None
     try:
         with _locked(source / FOREIGN_LOCK):
             shutil.rmtree(making, ignore_errors=True)
             try:
-                _Import(source, making, report, findings).run()
+                _Import(source, making, report, findings, calls, keys, is_plain).run()
                 os.sync()
                 if target.exists():
                     target.rmdir()
@@ -111,20 +134,29 @@ class _Import:
     """One import, with an event loop that does nothing else."""
 
     def __init__(
-        self, source: Path, making: Path, report: ImportReport, findings: Findings
+        self,
+        source: Path,
+        making: Path,
+        report: ImportReport,
+        findings: Findings,
+        calls: "queue.SimpleQueue[Callable[[], object]]",
+        keys: Keys | None,
+        is_plain: bool,
     ) -> None:
         self._source = source
         self._report = report
         self._findings = findings
-        self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._calls = calls
+        self._keys = keys
         # Nothing is at stake before the whole store is moved to its place.
-        self._store = FileStore(
+        store = FileStore(
             making,
             range(PARTITIONS),
             FileOptions(sync=False),
             is_lead=True,
             call_soon=self._calls.put,
         )
+        self._store: Store = EncryptedStore(store, keys) if keys and not is_plain else store
         self._last_ids = dict.fromkeys(range(PARTITIONS), 0)
 
     def run(self) -> None:
@@ -178,6 +210,7 @@ class _Import:
     def _copy_messages(self, directory: Path, log: FileLog) -> None:
         waiting_bytes = waiting = filled = 0
         is_first = True
+        ciphers = self._keys.ciphers(log.name) if self._keys is not None else {}
         for message in read_messages(directory, self._findings):
             if is_first:
                 log.begin_at(message.sequence)
@@ -191,7 +224,8 @@ class _Import:
                 # As the original does itself.
                 filled += 1
                 log.append_message(message.timestamp_ns, b"", b"")
-            log.append_message(message.timestamp_ns, message.reply, message.data)
+            data = self._payload(directory, message, ciphers)
+            log.append_message(message.timestamp_ns, message.reply, data)
             waiting += 1
             waiting_bytes += len(message.data)
             if waiting_bytes >= _COMMIT_BYTES or waiting >= _COMMIT_MESSAGES:
@@ -203,6 +237,23 @@ class _Import:
             self._report.notes.append(
                 f"channel {shown(log.name)}: {filled} messages lacked, and are empty now"
             )
+
+    def _payload(
+        self, directory: Path, message: ForeignMessage, ciphers: Mapping[int, Aead]
+    ) -> bytes:
+        """A message's payload as it was published."""
+        data = foreign_payload(ciphers, message.data)
+        if data is None and is_foreign(message.sequence, message.data):
+            if ciphers:
+                raise StoreError(
+                    f"{directory}: message {message.sequence} was encrypted with another key than"
+                    f" the one in {KEY_VARIABLE} or --encryption_key"
+                )
+            raise StoreError(
+                f"{directory}: message {message.sequence} is encrypted: give the key of the"
+                f" original server in {KEY_VARIABLE}"
+            )
+        return message.data if data is None else data
 
     def _commit(self) -> None:
         results: list[CommitResult] = []

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
+from shardd.streaming.seal cimport Seal
+
 # One stored message. Borrowed: good until control returns to the event loop.
 cdef struct Stored:
     uint64_t sequence
@@ -23,6 +25,7 @@ cdef class ChannelLog:
     cdef readonly uint64_t messages        # kept and committed
     cdef readonly uint64_t bytes           # their encoded MsgProtos together
     cdef public object on_loaded           # called without arguments, or None
+    cdef public Seal seal                  # encrypts what is kept, or None
 
     cdef uint64_t append(
         self, int64_t now_ns,
@@ -30,3 +33,11 @@ cdef class ChannelLog:
         const unsigned char* data, size_t data_len,
     ) except 0
     cdef Found find(self, uint64_t sequence, Stored* stored) except *
+
+    # What everybody but a store calls: the two above, with payloads as they were published.
+    cdef uint64_t put(
+        self, int64_t now_ns,
+        const unsigned char* reply, size_t reply_len,
+        const unsigned char* data, size_t data_len,
+    ) except 0
+    cdef Found get(self, uint64_t sequence, Stored* stored) except *

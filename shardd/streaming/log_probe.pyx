@@ -21,7 +21,7 @@ def append(
     ChannelLog log not None, int64_t now_ns, bytes data not None, bytes reply not None=b""
 ) -> int:
     """Append one message; its sequence."""
-    return log.append(
+    return log.put(
         now_ns,
         <const unsigned char*>reply, len(reply),
         <const unsigned char*>data, len(data),
@@ -36,7 +36,7 @@ def append_many(
     cdef size_t length = len(data)
     cdef uint64_t done
     for done in range(count):
-        log.append(now_ns + <int64_t>done, NULL, 0, at, length)
+        log.put(now_ns + <int64_t>done, NULL, 0, at, length)
     return log.appended
 
 
@@ -44,7 +44,7 @@ def find(ChannelLog log not None, uint64_t sequence) -> tuple[int, int, int, byt
     """What was found (NOTHING, MESSAGE or LATER), and of a message its sequence, timestamp and
     bytes (0, 0 and none without one)."""
     cdef Stored stored
-    cdef Found found = log.find(sequence, &stored)
+    cdef Found found = log.get(sequence, &stored)
     if found != FOUND_MESSAGE:
         return <int>found, 0, 0, b""
     return <int>found, stored.sequence, stored.timestamp_ns, stored.bytes[:stored.length]
@@ -57,7 +57,7 @@ def read_all(
     cdef Stored stored
     cdef uint64_t count = 0
     cdef uint64_t total = 0
-    while count < most and log.find(sequence, &stored) == FOUND_MESSAGE:
+    while count < most and log.get(sequence, &stored) == FOUND_MESSAGE:
         count += 1
         total += stored.length
         sequence = stored.sequence + 1

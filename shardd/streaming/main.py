@@ -18,7 +18,7 @@ from typing import Any, Final
 import uvloop
 
 from shardd import log as logs
-from shardd.config.streaming import StreamingOptions
+from shardd.config.streaming import KEY_VARIABLE, StreamingOptions
 from shardd.errors import BootError, ExitCode, StoreError, StoreUnavailableError
 from shardd.host import HostSetup
 from shardd.inquiry import Inquiries
@@ -272,6 +272,11 @@ def recover(
         raise StoreError(
             f'cluster ID "{options.cluster_id}" does not match recovered value of'
             f' "{recovered.server.cluster_id}"'
+        )
+    if recovered.server is not None and recovered.server.key_check and not options.encrypt:
+        raise StoreError(
+            "the store holds encrypted messages: set `encrypt: true`, or --encrypt, and give the"
+            f" key in {KEY_VARIABLE}"
         )
     return store, recovered
 

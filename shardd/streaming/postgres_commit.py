@@ -56,10 +56,11 @@ _MOVE: Final = (
 )
 _LAST_ID: Final = "UPDATE shardd_parts SET last_id = greatest(last_id, %s) WHERE part = %s"
 _SAVE_SERVER: Final = (
-    "INSERT INTO shardd_server VALUES (true, %s, %s, %s, %s, %s, %s, %s, %s)"
+    "INSERT INTO shardd_server VALUES (true, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
     " ON CONFLICT (one) DO UPDATE SET (cluster_id, discover, pub, sub, unsub, sub_close, close,"
-    " inbox_prefix) = (excluded.cluster_id, excluded.discover, excluded.pub, excluded.sub,"
-    " excluded.unsub, excluded.sub_close, excluded.close, excluded.inbox_prefix)"
+    " inbox_prefix, key_check) = (excluded.cluster_id, excluded.discover, excluded.pub,"
+    " excluded.sub, excluded.unsub, excluded.sub_close, excluded.close, excluded.inbox_prefix,"
+    " excluded.key_check)"
 )
 _FORGET_CLIENTS: Final = (
     "DELETE FROM shardd_clients WHERE sha256(client_id) IN"

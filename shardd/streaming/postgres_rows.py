@@ -24,7 +24,7 @@ def text_of(stored: bytes) -> str:
 def server_values(row: ServerRow) -> tuple[object, ...]:
     """In the order of `shardd_server`, from `cluster_id` on."""
     subjects = (row.discover, row.pub, row.sub, row.unsub, row.sub_close, row.close)
-    return (row.cluster_id, *subjects, row.inbox_prefix)
+    return (row.cluster_id, *subjects, row.inbox_prefix, row.key_check)
 
 
 def server_of(row: Sequence[Any]) -> ServerRow:

@@ -62,7 +62,7 @@ INSERT INTO shardd_parts (part) SELECT generate_series(0, {LEAD_PART});
 CREATE TABLE shardd_server (
     one boolean PRIMARY KEY CHECK (one), cluster_id text NOT NULL, discover bytea NOT NULL,
     pub bytea NOT NULL, sub bytea NOT NULL, unsub bytea NOT NULL, sub_close bytea NOT NULL,
-    close bytea NOT NULL, inbox_prefix bytea NOT NULL
+    close bytea NOT NULL, inbox_prefix bytea NOT NULL, key_check bytea NOT NULL
 );
 CREATE TABLE shardd_clients (
     client_id bytea NOT NULL, heartbeat_inbox bytea NOT NULL, connection_id bytea NOT NULL,

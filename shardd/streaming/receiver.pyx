@@ -228,7 +228,7 @@ cdef class StreamingReceiver(Receiver):
                 return self._refuse(message, &request.guid, made)
             channel = made
         try:
-            channel.log.append(
+            channel.log.put(
                 self.traffic.now_ns,
                 request.reply.data, request.reply.length,
                 request.data.data, request.data.length,

@@ -43,7 +43,7 @@ _LEAD_TABLES: Final = """
 CREATE TABLE server (
     one INTEGER PRIMARY KEY CHECK (one = 1), cluster_id TEXT NOT NULL, discover BLOB NOT NULL,
     pub BLOB NOT NULL, sub BLOB NOT NULL, unsub BLOB NOT NULL, sub_close BLOB NOT NULL,
-    close BLOB NOT NULL, inbox_prefix BLOB NOT NULL
+    close BLOB NOT NULL, inbox_prefix BLOB NOT NULL, key_check BLOB NOT NULL
 );
 CREATE TABLE clients (
     client_id BLOB PRIMARY KEY, heartbeat_inbox BLOB NOT NULL, connection_id BLOB NOT NULL,
@@ -329,8 +329,8 @@ class LeadDatabase(Database):
             if row is not None:
                 subjects = (row.discover, row.pub, row.sub, row.unsub, row.sub_close, row.close)
                 execute(
-                    f"INSERT OR REPLACE INTO server VALUES (1, {'?, ' * 7}?)",
-                    (row.cluster_id, *subjects, row.inbox_prefix),
+                    f"INSERT OR REPLACE INTO server VALUES (1, {'?, ' * 8}?)",
+                    (row.cluster_id, *subjects, row.inbox_prefix, row.key_check),
                 )
             for client_id, client in changes.clients.items():
                 if client is None:

@@ -26,6 +26,8 @@ class ServerRow:
     sub_close: bytes
     close: bytes
     inbox_prefix: bytes  # `_INBOX.<unique>`: acks arrive at `<prefix>.<part>.<subscription>`
+    # What an encrypted store knows its key by; none: payloads are not encrypted.
+    key_check: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,22 @@ def open_store(
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             loop.call_soon_threadsafe(callback)
 
+    if not options.encrypt:
+        return _open(options, index, workers, loop, later)
+    # Ciphers are loaded where they are used only.
+    from shardd.streaming.encrypted_store import EncryptedStore, Keys, key_of
+
+    keys = Keys(key_of(options.encryption_key), options.encryption_cipher, later)
+    return EncryptedStore(_open(options, index, workers, loop, later), keys)
+
+
+def _open(
+    options: StreamingOptions,
+    index: int,
+    workers: int,
+    loop: asyncio.AbstractEventLoop,
+    later: Callable[[Callable[[], object]], None],
+) -> Store:
     if options.store == "MEMORY":
         return MemoryStore(loop.call_soon)
     if options.store == "FILE":

@@ -14,15 +14,20 @@ from typing import ClassVar, Final, Self
 
 from shardd.config.streaming import FileOptions, SqlOptions
 from shardd.streaming import log_probe
+from shardd.streaming.encrypted_store import EncryptedStore, Keys
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.log_probe import LATER, MESSAGE, append
 from shardd.streaming.memory_store import MemoryStore
+from shardd.streaming.msgproto import decode, encode
 from shardd.streaming.postgres_store import PostgresStore
+from shardd.streaming.seal import OVERHEAD
 from shardd.streaming.store import CommitResult, Recovered, Store
 from shardd.streaming.subjects import PARTITIONS
 from tests.support.postgres import shared_cluster
 from tests.support.waiting import PATIENCE
+
+KEY: Final = b"the key of the tests"  # of stores that are encrypted
 
 _WAIT_S: Final = 20.0 * PATIENCE
 
@@ -31,6 +36,8 @@ class StoreHarness(ABC):
     """One store with an event loop that does nothing else. Used as a context manager."""
 
     name: str  # of the store's class
+    overhead = 0  # bytes that it adds to a payload
+    key_check = b""
     is_durable = True  # what it holds is there when it is opened again
     current: ClassVar["StoreHarness | None"] = None  # whose loop is turned when a log must fetch
 
@@ -167,11 +174,50 @@ class PostgresHarness(StoreHarness):
         )
 
 
+class EncryptedFileHarness(FileHarness):
+    """The file store with its payloads encrypted."""
+
+    name = "EncryptedStore"
+    overhead = OVERHEAD
+    cipher = "AES"
+    key_check = Keys(KEY, "", print).check
+
+    def make(self) -> Store:
+        """The store, not yet recovered."""
+        return EncryptedStore(super().make(), Keys(KEY, self.cipher, self.calls.put))
+
+
+class EncryptedMemoryHarness(MemoryHarness):
+    """The memory store with its payloads encrypted."""
+
+    name = "EncryptedStore"
+    overhead = OVERHEAD
+
+    def make(self) -> Store:
+        """A new one: it keeps nothing."""
+        return EncryptedStore(super().make(), Keys(KEY, "CHACHA", self.calls.put))
+
+
+class EncryptedPostgresHarness(PostgresHarness):
+    """The PostgreSQL store with its payloads encrypted."""
+
+    name = "EncryptedStore"
+    overhead = OVERHEAD
+    key_check = EncryptedFileHarness.key_check
+
+    def make(self) -> Store:
+        """The store, not yet recovered."""
+        return EncryptedStore(super().make(), Keys(KEY, "CHACHA", self.calls.put))
+
+
 STORES: Final[tuple[type[StoreHarness], ...]] = (
     MemoryHarness,
     FileHarness,
     UnsyncedFileHarness,
     PostgresHarness,
+    EncryptedMemoryHarness,
+    EncryptedFileHarness,
+    EncryptedPostgresHarness,
 )
 
 
@@ -183,12 +229,24 @@ def find(log: ChannelLog, sequence: int) -> tuple[int, int, int, bytes]:
     return found
 
 
+def kept_bytes(delivered: Sequence[bytes]) -> int:
+    """What encoded messages take as they are kept."""
+    assert StoreHarness.current is not None
+    more = bytes(StoreHarness.current.overhead)
+    total = 0
+    for each in delivered:
+        sequence, subject, reply, data, timestamp_ns = decode(each)
+        kept = encode(sequence, subject, reply, data + more if data else b"", timestamp_ns)
+        total += len(kept)
+    return total
+
+
 def read_all(log: ChannelLog, sequence: int) -> tuple[int, int]:
     """As `log_probe.read_all`, waiting for what has to be fetched."""
     count = total = 0
     while (found := find(log, sequence))[0] == MESSAGE:
         count += 1
-        total += len(found[3])
+        total += kept_bytes([found[3]])
         sequence = found[1] + 1
     return count, total
 

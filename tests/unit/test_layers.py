@@ -129,16 +129,18 @@ LAYERS: Final = (
         {
             "streaming": (
                 (
-                    *("bus", "checksum", "log", "msgproto", "protobuf"),
+                    *("bus", "checksum", "msgproto", "protobuf"),
                     *("schedule", "subjects", "texts"),
                 ),
+                ("seal",),
+                ("log",),
                 (
                     *("client_wire", "limits_of", "log_probe", "mesh_bus", "messages", "pb"),
                     *("pool", "receiver_probe", "records", "store", "stored_messages"),
                 ),
                 # stores
                 ("guard", "inflight", "memory_log", "segment", "state_db", "traffic"),
-                ("bus_probe", "memory_store", "subscription", "batch"),
+                ("bus_probe", "encrypted_store", "memory_store", "subscription", "batch"),
                 ("clients", "queue_group", "write_job"),
                 ("channel", "file_log"),
                 ("commit_batch", "file_recovery"),
@@ -220,7 +222,7 @@ SANS_IO: Final = frozenset(
         "admin burial bus bus_probe channel channels checksum client_wire clients commit_batch "
         "connecting core followers inflight inquiries limits_of log membership "
         "memory_log memory_store messages msgproto pb pool protobuf queue_group "
-        "receiver recovery schedule server statistics store stored_messages subjects "
+        "receiver recovery schedule seal server statistics store stored_messages subjects "
         "subscribing subscription texts traffic"
     ).split()
 )

@@ -5,17 +5,26 @@ import random
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shardd.cli.main import main
+from shardd.config.streaming import KEY_VARIABLE
 from shardd.errors import StoreError
+from shardd.streaming.encrypted_store import Keys
 from shardd.streaming.importing import import_store
 from shardd.streaming.msgproto import encode
 from shardd.streaming.store import ClientRow, Recovered, SubscriptionRow
 from shardd.streaming.verify import verify
 from tests.support.stan_wire import OriginalServer, StanWire, original_server, protobuf
-from tests.support.stores import FileHarness, encoded_messages, quick_directory
+from tests.support.stores import (
+    KEY,
+    EncryptedFileHarness,
+    FileHarness,
+    encoded_messages,
+    quick_directory,
+)
 
 VERSION = (1).to_bytes(4, "little")
 
@@ -76,9 +85,15 @@ def write_by_hand(directory: Path) -> list[bytes]:
     return messages
 
 
-def opened(directory: Path) -> Iterator[Recovered]:
-    with FileHarness(directory) as harness:
+def opened(directory: Path, kind: type[FileHarness] = FileHarness) -> Iterator[Recovered]:
+    with kind(directory) as harness:
         yield harness.open()
+
+
+def encrypted(ciphers: Mapping[int, Any], code: int, sequence: int, data: bytes) -> bytes:
+    """A payload as the original stores it."""
+    nonce = b"four" + sequence.to_bytes(8)
+    return bytes([code]) + nonce + ciphers[code].encrypt(nonce, data, None)
 
 
 def test_a_store_made_by_hand_is_taken_over(place, capfd):
@@ -164,6 +179,68 @@ def test_zeros_at_the_end_and_missing_messages_are_noted(place):
         assert kept[3] == encode(8, b"foo.bar", b"", b"", 120)
 
 
+# --- what the original encrypted -------------------------------------------------------------
+
+
+def write_encrypted(directory: Path, key: bytes) -> list[bytes]:
+    """A channel in which encryption was turned on later, and the cipher changed; as published."""
+    write_by_hand(directory)
+    # What was stored in the clear and looks like ciphertext to the original, or is short.
+    messages = [b"", b"plain", b"\1" * 40, b"\2", b"with AES", b"", b"with ChaCha"]
+    ciphers = Keys(key, "", print).ciphers(b"foo.bar")
+    stored = list(messages)
+    stored[4] = encrypted(ciphers, 1, 5, messages[4])
+    stored[6] = encrypted(ciphers, 2, 6, messages[6])  # the empty one took no nonce
+    encoded = [encode(at, b"foo.bar", b"r", each, at) for at, each in enumerate(stored, 1)]
+    channel = directory / "foo.bar"
+    for path in channel.glob("*"):
+        path.unlink()
+    (channel / "msgs.1.dat").write_bytes(VERSION + b"".join(map(record, encoded)))
+    return [encode(at, b"foo.bar", b"r", each, at) for at, each in enumerate(messages, 1)]
+
+
+def contents(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.rglob("*.log"))
+
+
+@pytest.mark.parametrize("way", ["environment", "option"])
+def test_encrypted_messages_are_decrypted_and_stay_encrypted(place, capfd, monkeypatch, way):
+    messages = write_encrypted(place / "old", KEY)
+    command = ["stream", "import", str(place / "old"), "--into", str(place / "new")]
+    if way == "environment":
+        monkeypatch.setenv(KEY_VARIABLE, KEY.decode())
+        command.append("--encryption_key=not the one that holds")
+    else:
+        monkeypatch.delenv(KEY_VARIABLE, raising=False)
+        command += ["--encryption_key", KEY.decode(), "--encryption_cipher", "chacha"]
+    assert main(command) == 0
+    assert capfd.readouterr().out.endswith("clients, encrypted\n")
+    assert b"plain" not in contents(place / "new")
+    for found in opened(place / "new", EncryptedFileHarness):
+        assert found.server is not None
+        assert found.server.key_check == EncryptedFileHarness.key_check
+        log = next(each.log for each in found.channels if each.log.name == b"foo.bar")
+        assert encoded_messages(log) == messages
+    assert main([*command[:4], str(place / "plain"), *command[5:], "--plain"]) == 0
+    for found in opened(place / "plain"):
+        log = next(each.log for each in found.channels if each.log.name == b"foo.bar")
+        assert encoded_messages(log) == messages
+
+
+def test_encrypted_messages_are_refused_without_their_key(place, capfd, monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    write_encrypted(place / "old", KEY)
+    command = ["stream", "import", str(place / "old"), "--into", str(place / "new")]
+    assert main(command) == 1
+    said = capfd.readouterr().err
+    assert f"message 5 is encrypted: give the key of the original server in {KEY_VARIABLE}" in said
+    assert main([*command, "--encryption_key=hush-hush"]) == 1
+    said = capfd.readouterr().err
+    assert "message 5 was encrypted with another key" in said
+    assert "hush" not in said
+    assert [each.name for each in place.iterdir()] == ["old"]
+
+
 # --- what the original server wrote ----------------------------------------------------------
 
 
@@ -227,3 +304,35 @@ def test_what_the_original_wrote_is_taken_over_message_by_message(place, seed, f
         group = rows["grp:q"]
         assert (group.last_sent, group.pending) == (10, (6, 7, 8, 9, 10))
         assert (group.client_id, group.durable_name, group.is_durable) == ("", "", True)
+
+
+@pytest.mark.slow
+def test_what_the_original_encrypted_is_taken_over_message_by_message(place, seed, monkeypatch):
+    print(f"seed {seed}")
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    key = f"--encryption_key={KEY.decode()}"
+
+    async def more(port: int) -> list[bytes]:
+        """Another start, with the other cipher."""
+        client = await StanWire.connect(port, "again")
+        for number in range(40):
+            await client.publish("foo", b"secret %d" % number)
+        reader = await client.subscribe("foo", in_flight=1000)
+        await reader.wait_for(340)
+        await client.leave()
+        return reader.messages
+
+    with OriginalServer(place / "old", key, "--encryption_cipher=AES") as server:
+        delivered = asyncio.run(use_original(server.port, random.Random(seed)))
+    with OriginalServer(place / "old", key, "--encryption_cipher=CHACHA") as server:
+        delivered["foo"] = asyncio.run(more(server.port))
+    with pytest.raises(StoreError, match="is encrypted"):
+        import_store(place / "old", place / "new")
+    with pytest.raises(StoreError, match="another key"):
+        import_store(place / "old", place / "new", key=b"another")
+    assert import_store(place / "old", place / "new", key=KEY).notes == []
+    assert verify(place / "new").is_sound
+    assert b"secret" not in contents(place / "new")
+    for found in opened(place / "new", EncryptedFileHarness):
+        for channel in found.channels:
+            assert encoded_messages(channel.log) == delivered[channel.log.name.decode()]

@@ -8,9 +8,11 @@ import pytest
 
 from shardd.cli import flags
 from shardd.cli.start import build_config, command
+from shardd.cli.streaming import KEY_WARNING, check_key
 from shardd.config.core import Config
 from shardd.config.load import load_streaming_file, load_text
 from shardd.config.streaming import (
+    KEY_VARIABLE,
     ChannelEntry,
     ChannelLimits,
     FileOptions,
@@ -35,6 +37,9 @@ KEYS: list[tuple[str, str, dict[str, Any]]] = [
         "true",
         {"replace_durable": True},
     ),
+    ("encrypt", "true", {"encrypt": True}),
+    ("encryption_cipher", "chacha", {"encryption_cipher": "CHACHA"}),
+    ("encryption_key", "k", {"encrypt": True, "encryption_key": "k"}),
     ("sd stan_debug", "true", {"debug": True}),
     ("sv stan_trace", "true", {"trace": True}),
     ("workers", "4", {"workers": 4}),
@@ -147,7 +152,9 @@ def test_the_way_to_nats_through_tls() -> None:
 
 
 def test_no_secret_is_printed() -> None:
-    options = read('password: hush, token: hush, sql { source: "postgres://u:hush@h/d" }')
+    options = read(
+        'password: hush, token: hush, encryption_key: hush, sql { source: "postgres://u:hush@h/d" }'
+    )
     assert "hush" not in repr(options)
 
 
@@ -161,7 +168,8 @@ def test_no_secret_is_printed() -> None:
         ("store: disk", "unsupported store type: DISK"),
         ("sql { driver: mysql }", 'sql driver "mysql": this version of shardd serves postgres'),
         ("cluster {}", "cluster: this version of shardd does not serve clustering"),
-        ("encrypt: true", "encrypt: this version of shardd does not serve encryption"),
+        ("encrypt: 1", 'parameter "encrypt" value is expected to be bool, got int64'),
+        ("encryption_cipher: DES", "encryption cipher not supported"),
         ("ft_group: x", "ft_group: this version of shardd does not serve fault-tolerance"),
     ],
 )
@@ -172,14 +180,12 @@ def test_what_cannot_be_read_is_refused_with_its_place(text: str, message: str) 
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "word", ["--ft_group=a", "--encrypt", "--encryption_key=k", "--clustered", "-cluster_peers=a,b"]
-)
+@pytest.mark.parametrize("word", ["--ft_group=a", "--clustered", "-cluster_peers=a,b"])
 def test_flags_for_what_would_be_missed_are_refused_as_in_a_file(word: str) -> None:
     with pytest.raises(ConfigError, match="this version of shardd does not serve") as refusal:
         flags.normalise([word])
     assert str(refusal.value).startswith("--")
-    assert flags.normalise(["--encrypt=false"]) == []
+    assert flags.normalise(["--clustered=false"]) == []
 
 
 def test_an_unknown_key_is_passed_over_and_told() -> None:
@@ -243,6 +249,9 @@ def test_a_host_has_room_for_so_many_processes() -> None:
         (["-SV"], {"trace": True}),
         (["-SDV"], {"debug": True, "trace": True}),
         (["--replace_durable"], {"replace_durable": True}),
+        (["-encrypt"], {"encrypt": True}),
+        (["-encryption_cipher", "chacha"], {"encryption_cipher": "CHACHA"}),
+        (["-encryption_key", "k"], {"encrypt": True, "encryption_key": "k"}),
         (["--file_sync=false"], {"file": FileOptions(sync=False)}),
         (["--file_slice_max_bytes", "1MB"], {"file": FileOptions(segment_bytes=1_048_576)}),
         (["--file_buffer_size=0"], {}),
@@ -285,10 +294,31 @@ def test_every_streaming_flag_is_one_that_is_read() -> None:
         if name in ("store", "stan_config", "dir") or flag.stands_for:
             continue
         word = f"--{name}{'=false' if 'default: true' in flag.text else values[flag.kind]}"
+        if name == "encryption_cipher":
+            word = f"--{name}=aes"
         if name == "sql_driver":
             assert flagged(word) == StreamingOptions()
         else:
             assert flagged(word) != StreamingOptions(), word
+
+
+def test_a_key_given_by_a_flag_is_warned_of_and_never_shown() -> None:
+    config = build_config(command.make_context("start", ["-encryption_key", "hush"]).params)
+    assert config.warnings == (KEY_WARNING,)
+    assert "hush" not in repr(config)
+    with pytest.raises(ConfigError, match="encryption cipher not supported"):
+        flagged("--encryption_cipher=des")
+
+
+def test_encryption_needs_a_key_from_somewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    check_key(None)
+    check_key(StreamingOptions())
+    check_key(StreamingOptions(encrypt=True, encryption_key="k"))
+    with pytest.raises(ConfigError, match="encryption key required"):
+        check_key(StreamingOptions(encrypt=True))
+    monkeypatch.setenv(KEY_VARIABLE, "k")
+    check_key(StreamingOptions(encrypt=True))
 
 
 def test_flags_hold_over_the_file_and_leave_the_rest(tmp_path: Path) -> None:
