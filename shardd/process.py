@@ -161,6 +161,8 @@ class Children:
         except BaseException:
             _log.exception("Worker %d failed", index)
         finally:
+            for handler in logging.getLogger().handlers:
+                _flush(handler)
             _flush(sys.stdout)
             _flush(sys.stderr)
             os._exit(code & 0xFF)

@@ -87,6 +87,7 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("log", "l"), Kind.TEXT, "File to log to (default: standard error)", "file"),
         Flag(("logtime", "T"), Kind.BOOLEAN, "Put the time on log lines (default: true)"),
         Flag(("logtime_utc",), Kind.BOOLEAN, "Log times in UTC (default: false)"),
+        Flag(("log_size_limit",), Kind.INTEGER, "Rotate the file from this size on", "bytes"),
         Flag(("debug", "D"), Kind.BOOLEAN, "Log what developers want to know"),
         Flag(("trace", "V"), Kind.BOOLEAN, "Log the protocol itself"),
         Flag(("VV",), Kind.BOOLEAN, "The same as -V", stands_for=("trace",)),
@@ -174,7 +175,6 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
 NOT_SERVED: Final = (
     Flag(("syslog", "s"), Kind.BOOLEAN, "syslog"),
     Flag(("remote_syslog", "r"), Kind.TEXT, "syslog"),
-    Flag(("log_size_limit",), Kind.INTEGER, "log rotation by size"),
     Flag(("max_traced_msg_len",), Kind.INTEGER, "shortened traces"),
     Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),

@@ -36,6 +36,7 @@ PORT_ANY: Final = -1  # the operating system chooses
 _PORT_MAX: Final = 65_535
 _INT32_MAX: Final = 2**31 - 1  # where nats-server keeps max_payload and max_control_line
 _SUBSCRIPTION_TOKENS_MAX: Final = 255  # nats-server keeps it in one byte
+_LOG_FORMATS: Final = ("text", "json")
 _RING_BYTES_MAX: Final = 1 << 30  # each process maps every ring twice in a row
 
 
@@ -60,6 +61,9 @@ class Config:
     logtime: bool = True
     logtime_utc: bool = False
     log_file: str | None = None
+    log_size_limit: int = 0  # bytes from which on the file is rotated; 0: never
+    log_max_num: int = 0  # files kept, the current one included; 0: all
+    log_format: str = "text"  # or "json"
     pid_file: str | None = None
     ports_file_dir: str | None = None
     # limits of connections
@@ -199,6 +203,8 @@ class Config:
                 raise ConfigError(f"client_advertise: {error}") from None
             if not host:
                 raise ConfigError(f'client_advertise: "{self.client_advertise}" names no host')
+        if self.log_format not in _LOG_FORMATS:
+            raise ConfigError(f'log_format: "{self.log_format}" is neither text nor json')
         for name in ("log_file", "pid_file", "ports_file_dir"):
             if "\0" in (getattr(self, name) or ""):
                 raise ConfigError(f"{name}: a path cannot hold a NUL byte")

@@ -26,11 +26,13 @@ PACKAGE: Final = "shardd"
 # package, with rows of its own; seen from outside, all of it stands in that one place.
 LAYERS: Final = (
     ("errors", "limits", "version"),
+    ("logfile", "logformat"),
     (
         "identity",
         "layer",
         "log",
         "moments",
+        "notify",
         "process",
         "shm",
         "sockets",
