@@ -75,6 +75,7 @@ LAYERS: Final = (
         "pulse",
         "reload",
         "source_probe",
+        "surroundings",
         "tls",
     ),
     (
