@@ -1,7 +1,7 @@
 """A log record as a line: nats-server's form, or one JSON object.
 
     [pid] 2026/11/23 02:05:56.758015 [INF] text
-    {"time":"2026-11-23T02:05:56.758015Z","level":"info","pid":42,"process":"worker 1","message":"text"}
+    {"time":"2026-11-23T02:05:56.758015Z","level":"info","pid":42,"message":"text"}
 
 Text that came from a peer cannot start a line of its own, nor end a JSON text: control characters
 are written as escapes in both.

@@ -131,9 +131,7 @@ def _make_supervisor(
 
     children = Children(body, leave, usable_cores() if config.pin else ())
     freeze_heap()
-    supervisor = Supervisor(
-        setup, children, signals, time.monotonic, ports_file, reread, notifier
-    )
+    supervisor = Supervisor(setup, children, signals, time.monotonic, ports_file, reread, notifier)
     stack.callback(supervisor.close)
     return supervisor
 

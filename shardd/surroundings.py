@@ -60,9 +60,9 @@ def complaints(config: Config, found: Surroundings) -> list[str]:
     needed = memory_needed(config)
     if found.memory_bytes is not None and found.memory_bytes < needed:
         lines.append(
-            f"{found.memory_key} of this cgroup is {_mib(found.memory_bytes)}, {config.process_count}"
-            f" processes with their rings take {_mib(needed)} before any client comes: raise it,"
-            " or start fewer workers"
+            f"{found.memory_key} of this cgroup is {_mib(found.memory_bytes)},"
+            f" {config.process_count} processes with their rings take {_mib(needed)}"
+            " before any client comes: raise it, or start fewer workers"
         )
     if found.commit_bytes_left is not None and found.commit_bytes_left < needed:
         lines.append(
@@ -156,9 +156,7 @@ def _upwards(base: Path, path: str) -> list[Path]:
 def _cores_of(directory: Path) -> list[float]:
     words = _text(directory / "cpu.max").split()
     if not words:
-        words = [
-            _text(directory / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
-        ]
+        words = [_text(directory / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     if len(words) == 2 and words[0].isdecimal() and words[1].isdecimal() and int(words[1]):
         return [int(words[0]) / int(words[1])]
     return []  # "max", -1, or not there

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -218,7 +217,9 @@ def test_no_line_of_many_processes_is_lost_torn_or_doubled_whatever_happens(path
     for _ in range(30):
         pid = chance.choice(children)
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(chance.random() / 500)
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        for _ in range(chance.randrange(50)):
+            os.sched_yield()  # the others go on meanwhile
         os.kill(pid, signal.SIGCONT)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * writers
 

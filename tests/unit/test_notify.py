@@ -200,9 +200,7 @@ def test_the_watchdog_hears_nothing_while_no_worker_serves(bench: Bench, manager
     assert "WATCHDOG=1" in manager.heard()
 
 
-def test_the_watchdog_hears_until_the_end_of_lame_duck_mode(
-    bench: Bench, manager: Manager
-) -> None:
+def test_the_watchdog_hears_until_the_end_of_lame_duck_mode(bench: Bench, manager: Manager) -> None:
     bench.boot()
     bench.slots.add(0, "connections", 1)
     bench.signal(signal.SIGUSR2)

@@ -44,8 +44,7 @@ def test_nothing_is_said_when_all_is_well_or_not_known(found: Surroundings) -> N
     [
         (
             Surroundings(open_files=1024),
-            f"A process may open 1024 files (RLIMIT_NOFILE), which is enough for about"
-            f" {4 * (1024 - OWN)} connections, max_connections is 10000",
+            "A process may open 1024 files (RLIMIT_NOFILE), which is enough for about 3712",
             f"raise the limit to {2500 + OWN} (LimitNOFILE=",
         ),
         (Surroundings(backlog_max=128), "net.core.somaxconn is 128", "set it to 4096"),
