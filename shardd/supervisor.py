@@ -311,17 +311,17 @@ class Supervisor:
             _log.info("Ignoring the signal, the server is about to end")
             return
         if not self._was_ready:
-            self._read_anew()
+            self._read_anew(self._reread)
             return
         self._notifier.reloading()
-        if not self._read_anew():
+        if not self._read_anew(self._reread):
             self._notifier.ready("The configuration could not be reloaded, see the log")
 
-    def _read_anew(self) -> bool:
+    def _read_anew(self, reread: Reread) -> bool:
         """Whether every process has been told to serve by what was read."""
         said = self._setup.config.warnings
         try:
-            config = self._reread()
+            config = reread()
             lines = reload.changes(self._setup.config, config)
             ids = number_accounts(config.account_names, self._setup.account_ids)
             with OrderBody(Reload(self._generation + 1, config, ids)) as body:

@@ -18,6 +18,8 @@ from shardd.config.core import Config
 # Descriptors of a process beside its connections: listeners, doorbells, rings, ZeroMQ, log, store.
 DESCRIPTORS_OWN: Final = 64
 DESCRIPTORS_PER_PROCESS: Final = 8
+# The default of max_connections is nobody's wish: with room for so many nothing is said of it.
+CONNECTIONS_USUAL: Final = 10_000
 # Memory of one process at rest that it shares with nobody, and of the program that all share.
 PROCESS_BYTES: Final = 16 * 1_048_576
 PROGRAM_BYTES: Final = 32 * 1_048_576
@@ -86,9 +88,10 @@ def _of_open_files(config: Config, limit: int | None) -> str:
     shares = config.worker_count if config.balance else 1
     own = DESCRIPTORS_OWN + DESCRIPTORS_PER_PROCESS * config.process_count
     needed = math.ceil(config.max_connections / shares) + own
-    if limit >= needed:
-        return ""
     room = max(limit - own, 0) * shares
+    is_wish = config.max_connections != limits.CONNECTIONS_MAX
+    if limit >= needed or (not is_wish and room >= CONNECTIONS_USUAL):
+        return ""
     return (
         f"A process may open {limit} files (RLIMIT_NOFILE), which is enough for about {room}"
         f" connections, max_connections is {config.max_connections}: raise the limit to {needed}"

@@ -84,6 +84,14 @@ def test_without_balancing_one_worker_may_get_every_connection() -> None:
     assert complaints(CONFIG, found) == []
 
 
+def test_the_default_of_max_connections_is_nobody_s_wish() -> None:
+    default = Config(workers=4)
+
+    assert complaints(default, Surroundings(open_files=2500 + OWN)) == []
+    (line,) = complaints(default, Surroundings(open_files=2499 + OWN))
+    assert f"max_connections is {limits.CONNECTIONS_MAX}" in line
+
+
 def test_a_server_that_refuses_everybody_needs_no_descriptors() -> None:
     assert complaints(Config(workers=4, max_connections=0), Surroundings(open_files=20)) == []
 
