@@ -15,7 +15,15 @@ from typing import Final, Protocol
 
 from shardd.errors import BootError
 from shardd.logfile import LogFile
-from shardd.logformat import TAGS, TRACE, JsonFormatter, LineFormatter, message_of
+from shardd.logformat import (
+    TAGS,
+    TRACE,
+    JsonFormatter,
+    LineFormatter,
+    PlainFormatter,
+    message_of,
+)
+from shardd.syslog import Syslog
 
 REPEAT_S: Final = 1.0  # how long the same line is counted; then it is printed again
 FOLLOW_S: Final = 1.0  # how often a process that says nothing looks whether the file was rotated
@@ -37,6 +45,10 @@ class LogSettings(Protocol):
     @property
     def log_file(self) -> str | None: ...
     @property
+    def syslog(self) -> bool: ...
+    @property
+    def remote_syslog(self) -> str: ...
+    @property
     def log_size_limit(self) -> int: ...
     @property
     def log_max_num(self) -> int: ...
@@ -45,7 +57,7 @@ class LogSettings(Protocol):
 
 
 class LineHandler(logging.Handler):
-    """Writes records to standard error or to a file that it opened. Owned by one process.
+    """Writes records to a file, to syslog or to standard error. Owned by one process.
 
     Args:
         settings: where to, and in which form.
@@ -59,15 +71,18 @@ class LineHandler(logging.Handler):
         process_label: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises BootError when the file cannot be opened."""
+        """Raises BootError when the file cannot be opened, or there is no syslog."""
         super().__init__()
         self._clock = clock
+        self._syslog: Syslog | None = None
         self._pid = os.getpid()
         self._file: LogFile | None = None
         if settings.log_file is not None:
             self._file = LogFile(
                 settings.log_file, settings.log_size_limit, settings.log_max_num, self._say
             )
+        elif settings.remote_syslog or settings.syslog:  # which goes first: as in nats-server
+            self._syslog = Syslog(settings.remote_syslog)
         self._followed = 0.0
         # The line that was printed last: its level and text, when, and how often it came again.
         self._last: tuple[int, str] | None = None
@@ -75,12 +90,13 @@ class LineHandler(logging.Handler):
         self._repeats = 0
         self.setFormatter(self._make_formatter(settings, process_label))
 
-    @staticmethod
-    def _make_formatter(settings: LogSettings, label: str) -> logging.Formatter:
+    def _make_formatter(self, settings: LogSettings, label: str) -> logging.Formatter:
         if settings.log_format == "json":
             return JsonFormatter(
                 logtime=settings.logtime, logtime_utc=settings.logtime_utc, process_label=label
             )
+        if self._syslog is not None:
+            return PlainFormatter(label)
         return LineFormatter(
             logtime=settings.logtime,
             logtime_utc=settings.logtime_utc,
@@ -126,6 +142,8 @@ class LineHandler(logging.Handler):
         file, self._file = self._file, None
         if file is not None:
             file.close()
+        if self._syslog is not None:
+            self._syslog.close()
         super().close()
 
     @contextmanager
@@ -161,7 +179,11 @@ class LineHandler(logging.Handler):
         self._write(_record(level, f"{text} (repeated {count} more times)"))
 
     def _write(self, record: logging.LogRecord) -> None:
-        line = self.format(record).encode("utf-8", "backslashreplace")
+        text = self.format(record)
+        if self._syslog is not None:
+            self._syslog.write(record.levelno, text)
+            return
+        line = text.encode("utf-8", "backslashreplace")
         if self._file is not None:
             self._file.write(line)
             return

@@ -48,6 +48,8 @@ _CONNECTION: Final = re.compile(r"(\S{1,120}) - (cid|rid):(\d{1,19})(?!\d)", re.
 class LineFormatter(logging.Formatter):
     """Records to lines. A traceback becomes lines of the same form."""
 
+    _has_prefix = True
+
     def __init__(
         self,
         *,
@@ -68,7 +70,7 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's lines, each with its newline."""
-        prefix = self._prefix(record)
+        prefix = self._prefix(record) if self._has_prefix else ""
         message = message_of(record)
         if record.levelno == logging.DEBUG and self._process_label:
             message = f"{self._process_label}: {message}"
@@ -86,6 +88,15 @@ class LineFormatter(logging.Formatter):
             self._second = second
             self._second_text = time.strftime("%Y/%m/%d %H:%M:%S", self._split_time(second))
         return f"[{record.process}] {self._second_text}.{microsecond:06d} {tag}"
+
+
+class PlainFormatter(LineFormatter):
+    """The same without pid, time and tag, which syslog has of its own."""
+
+    _has_prefix = False
+
+    def __init__(self, process_label: str = "") -> None:
+        super().__init__(process_label=process_label)
 
 
 class JsonFormatter(logging.Formatter):

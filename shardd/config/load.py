@@ -199,6 +199,8 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
         add(name, name, boolean_of)
     add("log_file logfile", "log_file", text_of)
     add("log_size_limit logfile_size_limit", "log_size_limit", integer_of)
+    add("syslog", "syslog", boolean_of)
+    add("remote_syslog", "remote_syslog", text_of)
     add("log_max_num logfile_max_num", "log_max_num", integer_of)
     add("pid_file pidfile", "pid_file", text_of)
     add("ports_file_dir", "ports_file_dir", text_of)

@@ -91,8 +91,6 @@ ACCOUNT_JETSTREAM: Final = _names(
 SETTINGS: Final[Mapping[str, tuple[type, ...]]] = {
     "trace_headers": (bool,),
     "max_traced_msg_len": (int,),
-    "syslog": (bool,),
-    "remote_syslog": (str,),
     "prof_port": (int,),
     "prof_block_rate": (int,),
     "write_timeout": (str,),
@@ -115,8 +113,6 @@ SETTINGS: Final[Mapping[str, tuple[type, ...]]] = {
 # Those of them that are worth a line at start.
 _TOLD: Final = frozenset(
     (
-        "syslog",
-        "remote_syslog",
         "prof_port",
         "ocsp",
     )

@@ -27,6 +27,7 @@ PACKAGE: Final = "shardd"
 LAYERS: Final = (
     ("errors", "limits", "version"),
     ("logfile", "logformat"),
+    ("syslog",),
     (
         "identity",
         "layer",
