@@ -121,6 +121,29 @@ def test_a_line_that_meets_a_deleted_backup_is_written_again(
     assert path.read_bytes() == b"late\n"
 
 
+def test_who_comes_late_to_a_rotation_does_not_rotate_the_new_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = LogFile(str(path), 150), LogFile(str(path), 150)
+    follow = one.follow
+
+    def follow_and_be_late() -> None:
+        follow()
+        two.write(2 * LINE)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "follow", follow_and_be_late)
+        one.write(b"late\n")
+    one.write(b"one\n")
+    two.write(b"two\n")
+    one.close()
+    two.close()
+
+    (backup,) = backups(path)
+    assert backup.read_bytes() == 2 * LINE + b"late\n"
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
 def test_nobody_waits_for_a_process_that_is_stopped_while_it_rotates(path: Path) -> None:
     file = LogFile(str(path), 150)
     holder = os.open(path, os.O_WRONLY)
