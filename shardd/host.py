@@ -33,6 +33,7 @@ from shardd.sockets import (
     open_unix_listener,
     remove_unix_socket,
 )
+from shardd.surroundings import complaints, look
 from shardd.version import NATS_VERSION, SHARDD_VERSION
 
 _log = logging.getLogger("shardd.supervisor")
@@ -140,6 +141,8 @@ def prepare(config: Config, stack: ExitStack) -> tuple[HostSetup, Callable[[int]
     worker_count = config.worker_count
     _say_starting(config, server_id, server_name)
     raise_file_limit()
+    for line in complaints(config, look()):
+        _log.warning("%s", line)
     listeners = open_listeners(config.host, config.port, worker_count)
     for listener in listeners:
         stack.callback(listener.close)

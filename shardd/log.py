@@ -1,43 +1,33 @@
-"""The log: nats-server's line format on the standard `logging` module.
-
-    [pid] 2026/11/23 02:05:56.758015 [INF] text
+"""The log of a process: where its lines go, on the standard `logging` module.
 
 One handler on the root logger writes for all of a process, so a library's warning looks like our
-own. Every record is one `write`, and the file is opened for appending, so any number of processes
-share it and lines stay whole. Text that came from a peer cannot start a line of its own: control
-characters are written as escapes. A log that cannot be written never stops the server.
+own. Every record is one `write` (`logfile`), in nats-server's form or as JSON (`logformat`). A line
+that is the same as the one before, within a second, is counted instead; those of debug and trace
+never are. A log that cannot be written never stops the server.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol
 
 from shardd.errors import BootError
+from shardd.logfile import LogFile
+from shardd.logformat import (
+    TAGS,
+    TRACE,
+    JsonFormatter,
+    LineFormatter,
+    PlainFormatter,
+    message_of,
+)
+from shardd.syslog import Syslog
 
-TRACE: Final = 5  # below DEBUG: the protocol itself
-FILE_MODE: Final = 0o640
-REPEAT_INTERVAL_S: Final = 60.0  # how often one repeated line is printed (precedent: nats-server)
-REPEAT_KEYS_MAX: Final = 256  # different lines held back at a time
+REPEAT_S: Final = 1.0  # how long the same line is counted; then it is printed again
+FOLLOW_S: Final = 1.0  # how often a process that says nothing looks whether the file was rotated
 
-_TAGS: Final = {
-    TRACE: ("TRC", "\x1b[33m"),
-    logging.DEBUG: ("DBG", "\x1b[36m"),
-    logging.INFO: ("INF", "\x1b[32m"),
-    logging.WARNING: ("WRN", "\x1b[0;93m"),
-    logging.ERROR: ("ERR", "\x1b[31m"),
-    logging.CRITICAL: ("FTL", "\x1b[31m"),
-}
-_COLOUR_OFF: Final = "\x1b[0m"
-_ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {
-    ord("\t"): "\t",
-    ord("\n"): "\\n",
-    ord("\r"): "\\r",
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
 _STDERR: Final = 2
 
 
@@ -54,88 +44,157 @@ class LogSettings(Protocol):
     def logtime_utc(self) -> bool: ...
     @property
     def log_file(self) -> str | None: ...
-
-
-class LineFormatter(logging.Formatter):
-    """Records to lines. A traceback becomes lines of the same form."""
-
-    def __init__(
-        self,
-        *,
-        logtime: bool = True,
-        logtime_utc: bool = False,
-        colours: bool = False,
-        process_label: str = "",
-    ) -> None:
-        super().__init__()
-        self._split_time = (time.gmtime if logtime_utc else time.localtime) if logtime else None
-        self._process_label = process_label
-        self._tags = {
-            level: f"[{colour}{tag}{_COLOUR_OFF}] " if colours else f"[{tag}] "
-            for level, (tag, colour) in _TAGS.items()
-        }
-        self._second = -1
-        self._second_text = ""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's lines, each with its newline."""
-        prefix = self._prefix(record)
-        try:
-            message = record.getMessage()
-        except Exception as error:  # arguments that do not fit the text
-            message = f"{record.msg!r} {record.args!r} ({error})"
-        if record.levelno == logging.DEBUG and self._process_label:
-            message = f"{self._process_label}: {message}"
-        lines = [message]
-        if record.exc_info:
-            lines += self.formatException(record.exc_info).splitlines()
-        return "".join([f"{prefix}{line.translate(_ESCAPES)}\n" for line in lines])
-
-    def _prefix(self, record: logging.LogRecord) -> str:
-        tag = self._tags.get(record.levelno) or self._tags[_nearest(record.levelno)]
-        if self._split_time is None:
-            return f"[{record.process}] {tag}"
-        second, microsecond = divmod(int(record.created * 1_000_000), 1_000_000)
-        if second != self._second:
-            self._second = second
-            self._second_text = time.strftime("%Y/%m/%d %H:%M:%S", self._split_time(second))
-        return f"[{record.process}] {self._second_text}.{microsecond:06d} {tag}"
+    @property
+    def syslog(self) -> bool: ...
+    @property
+    def remote_syslog(self) -> str: ...
+    @property
+    def log_size_limit(self) -> int: ...
+    @property
+    def log_max_num(self) -> int: ...
+    @property
+    def log_format(self) -> str: ...
 
 
 class LineHandler(logging.Handler):
-    """Writes records to standard error or to a file that it opened. Owned by one process."""
+    """Writes records to a file, to syslog or to standard error. Owned by one process.
 
-    def __init__(self, path: str | None) -> None:
+    Args:
+        settings: where to, and in which form.
+        process_label: which process of the server this is.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        settings: LogSettings,
+        process_label: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises BootError when the file cannot be opened, or there is no syslog."""
         super().__init__()
-        self._path = path
-        self._descriptor = _STDERR if path is None else _open(path)
+        self._clock = clock
+        self._syslog: Syslog | None = None
+        self._pid = os.getpid()
+        self._file: LogFile | None = None
+        if settings.log_file is not None:
+            self._file = LogFile(
+                settings.log_file, settings.log_size_limit, settings.log_max_num, self._say
+            )
+        elif settings.remote_syslog or settings.syslog:  # which goes first: as in nats-server
+            self._syslog = Syslog(settings.remote_syslog)
+        self._followed = 0.0
+        # The line that was printed last: its level and text, when, and how often it came again.
+        self._last: tuple[int, str] | None = None
+        self._printed = 0.0
+        self._repeats = 0
+        self.setFormatter(self._make_formatter(settings, process_label))
 
-    @property
-    def path(self) -> str | None:
-        return self._path
+    def _make_formatter(self, settings: LogSettings, label: str) -> logging.Formatter:
+        if settings.log_format == "json":
+            return JsonFormatter(
+                logtime=settings.logtime, logtime_utc=settings.logtime_utc, process_label=label
+            )
+        if self._syslog is not None:
+            return PlainFormatter(label)
+        return LineFormatter(
+            logtime=settings.logtime,
+            logtime_utc=settings.logtime_utc,
+            colours=settings.log_file is None and os.isatty(_STDERR),
+            process_label=label,
+        )
 
     def emit(self, record: logging.LogRecord) -> None:
         """One write for one record; the rest only if the system took less than all."""
         try:
-            rest = self.format(record).encode("utf-8", "backslashreplace")
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            if self._is_repeat(record):
+                return
+            self._write(record)
         except OSError:
             pass  # a full disk or a closed pipe: there is no better place to say so
 
+    def tick(self) -> None:
+        """Called now and then: a count that is due is printed, a rotated file is let go."""
+        now = self._clock()
+        if self._repeats and now - self._printed >= REPEAT_S:
+            self.flush()
+        if self._file is not None and now - self._followed >= FOLLOW_S:
+            self._followed = now
+            with self._guard():
+                self._file.follow()
+
+    def flush(self) -> None:
+        """Prints how often the last line came again, and begins anew."""
+        with self._guard():
+            with suppress(OSError):  # as above
+                self._tell_repeats()
+            self._last = None
+
     def reopen(self) -> None:
         """Opens the path again, as after a rotation. Keeps the old file when that fails."""
-        if self._path is not None:
-            descriptor = _open(self._path)
-            self._descriptor, old = descriptor, self._descriptor
-            os.close(old)
+        if self._file is not None:
+            with self._guard():
+                self._file.reopen()
 
     def close(self) -> None:
         """Closes the file; standard error is not ours to close."""
-        if self._path is not None and self._descriptor != _STDERR:
-            os.close(self._descriptor)
-            self._descriptor = _STDERR
+        self.flush()
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        if self._syslog is not None:
+            self._syslog.close()
         super().close()
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """A store's thread may log, too; `emit` is called with this lock held."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def _is_repeat(self, record: logging.LogRecord) -> bool:
+        """Whether the record is counted instead of written."""
+        if record.levelno <= logging.DEBUG or record.exc_info:
+            line = None
+        else:
+            line = record.levelno, message_of(record)
+        now = self._clock()
+        if line is not None and line == self._last and now - self._printed < REPEAT_S:
+            self._repeats += 1
+            return True
+        self._tell_repeats()
+        self._last, self._printed = line, now
+        return False
+
+    def _tell_repeats(self) -> None:
+        if self._last is None or not self._repeats:
+            return
+        level, text = self._last
+        count, self._repeats = self._repeats, 0
+        if os.getpid() != self._pid:
+            return  # forked since: it is the parent's to tell
+        self._write(_record(level, f"{text} (repeated {count} more times)"))
+
+    def _write(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if self._syslog is not None:
+            self._syslog.write(record.levelno, text)
+            return
+        line = text.encode("utf-8", "backslashreplace")
+        if self._file is not None:
+            self._file.write(line)
+            return
+        while line:
+            line = line[os.write(_STDERR, line) :]
+
+    def _say(self, text: str, is_fault: bool) -> None:
+        """What the file says of itself stands in it."""
+        if self._file is not None:
+            record = _record(logging.ERROR if is_fault else logging.INFO, text)
+            self._file.append(self.format(record).encode("utf-8", "backslashreplace"))
 
 
 _log = logging.getLogger("shardd.log")
@@ -145,27 +204,25 @@ _handler: LineHandler | None = None
 def configure(settings: LogSettings, process_label: str = "") -> None:
     """Sends this process's log where the configuration says; called again in each child.
 
-    The label stands in front of DEBUG lines only: all others look as nats-server writes them.
-    Raises BootError when the log file cannot be opened; the log before stays in force then.
+    The label stands in front of DEBUG lines, and in JSON: all others look as nats-server writes
+    them. Raises BootError when the log file cannot be opened; the log before stays in force then.
     """
     global _handler
-    handler = LineHandler(settings.log_file)
-    handler.setFormatter(
-        LineFormatter(
-            logtime=settings.logtime,
-            logtime_utc=settings.logtime_utc,
-            colours=settings.log_file is None and os.isatty(_STDERR),
-            process_label=process_label,
-        )
-    )
+    handler = LineHandler(settings, process_label)
     if settings.trace and not settings.debug:  # as in nats-server, -V alone is not -DV
         handler.addFilter(_is_not_debug)
-    for level, (tag, _) in _TAGS.items():
+    for level, tag in TAGS.items():
         logging.addLevelName(level, tag)
     close()
     _handler = handler
     logging.getLogger().addHandler(handler)
     logging.getLogger("shardd").setLevel(_level(settings))
+
+
+def tick() -> None:
+    """Called several times a second by whoever runs the process: see `LineHandler.tick`."""
+    if _handler is not None:
+        _handler.tick()
 
 
 def reopen() -> None:
@@ -186,75 +243,8 @@ def close() -> None:
         _handler = None
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatStatistics:
-    """What a `RepeatLimiter` holds back."""
-
-    keys: int
-    suppressed: int
-
-
-class RepeatLimiter:
-    """Logs a repeated line once per interval and says how often it was left out in between.
-
-    Owned by one task of one process. The owner calls `flush` now and then (a worker's tick), so
-    that the last count of a burst is reported too.
-    """
-
-    def __init__(
-        self,
-        logger: logging.Logger,
-        interval_s: float = REPEAT_INTERVAL_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._logger = logger
-        self._interval_s = interval_s
-        self._clock = clock
-        self._repeats: dict[Hashable, _Repeat] = {}  # in the order of their last report
-
-    def log(self, level: int, key: Hashable, message: str, *args: object) -> None:
-        """Logs now if `key` was not logged within the interval, else counts."""
-        if not self._logger.isEnabledFor(level):
-            return
-        now = self._clock()
-        repeat = self._repeats.get(key)
-        if repeat is None or now - repeat.reported >= self._interval_s:
-            self._report_suppressed(key)
-            if len(self._repeats) >= REPEAT_KEYS_MAX:
-                self._report_suppressed(next(iter(self._repeats)))
-            self._logger.log(level, message, *args)
-            self._repeats[key] = _Repeat(now, level, message, args)
-        else:
-            repeat.suppressed += 1
-            repeat.args = args
-
-    def flush(self) -> None:
-        """Reports the counts of every line whose interval is over."""
-        oldest = self._clock() - self._interval_s
-        for key in [key for key, repeat in self._repeats.items() if repeat.reported <= oldest]:
-            self._report_suppressed(key)
-
-    def statistics(self) -> RepeatStatistics:
-        """How many lines are held back, and how often."""
-        return RepeatStatistics(
-            len(self._repeats), sum(repeat.suppressed for repeat in self._repeats.values())
-        )
-
-    def _report_suppressed(self, key: Hashable) -> None:
-        repeat = self._repeats.pop(key, None)
-        if repeat is not None and repeat.suppressed:
-            text = f"{repeat.message} (%d more like this in %.0f s, last one shown)"
-            elapsed_s = self._clock() - repeat.reported
-            self._logger.log(repeat.level, text, *repeat.args, repeat.suppressed, elapsed_s)
-
-
-@dataclass(slots=True)
-class _Repeat:
-    reported: float
-    level: int
-    message: str
-    args: tuple[object, ...]
-    suppressed: int = 0
+def _record(level: int, text: str) -> logging.LogRecord:
+    return logging.LogRecord("shardd.log", level, __file__, 0, text, None, None)
 
 
 def _level(settings: LogSettings) -> int:
@@ -265,16 +255,3 @@ def _level(settings: LogSettings) -> int:
 
 def _is_not_debug(record: logging.LogRecord) -> bool:
     return record.levelno != logging.DEBUG
-
-
-def _nearest(level: int) -> int:
-    """The named level at or below a level of somebody else's."""
-    return max((named for named in _TAGS if named <= level), default=TRACE)
-
-
-def _open(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, FILE_MODE)
-    except OSError as error:
-        raise BootError(f"error opening log file {path}: {error.strerror}") from None

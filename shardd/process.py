@@ -164,6 +164,8 @@ class Children:
         except BaseException:
             _log.exception("%s failed", self._name_of(index))
         finally:
+            for handler in logging.getLogger().handlers:
+                _flush(handler)
             _flush(sys.stdout)
             _flush(sys.stderr)
             os._exit(code & 0xFF)

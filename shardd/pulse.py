@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from shardd import log
 from shardd.slots import Slots
 
 TICK_S: Final = 0.05  # resolution of pings, write deadlines and heartbeats
@@ -77,4 +78,5 @@ class Pulse:
         self._slots.beat(self._index)
         if late_us > 0:
             self._slots.add(self._index, "loop_late_us", late_us)
+        log.tick()
         self._tick()

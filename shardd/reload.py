@@ -31,6 +31,8 @@ _FIXED: Final = {
     "https_port": "HTTPSPort",
     "http_base_path": "HTTPBasePath",
     "max_closed_clients": "MaxClosedClients",
+    "log_size_limit": "LogSizeLimit",
+    "log_max_num": "LogMaxFiles",
     "lame_duck_duration_s": "LameDuckDuration",
     "lame_duck_grace_s": "LameDuckGracePeriod",
     # shardd's own, by their names in the file

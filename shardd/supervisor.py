@@ -18,10 +18,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, Protocol
 
-from shardd import log, reload
+from shardd import limits, log, reload
 from shardd.config.core import Config
 from shardd.errors import BootError, ConfigError, ExitCode
 from shardd.host import HostSetup, number_accounts, prepare
+from shardd.notify import Notifier
 from shardd.orders import LameDuck, OrderBody, Reload, Shed
 from shardd.process import Children, Ended, SignalQueue, freeze_heap, usable_cores
 from shardd.runfiles import PortsFile, write_pid_file
@@ -88,10 +89,11 @@ def run(config: Config, worker_main: WorkerMain, reread: Reread | None = None) -
     `worker_main` is what a worker does with its life. Whoever passes it has imported all that
     workers need, so that the fork shares those pages, and has configured the log.
     """
+    notifier = Notifier.from_environment(os.environ)
     try:
         with ExitStack() as stack:
             setup, release = prepare(config, stack)
-            supervisor = _make_supervisor(setup, worker_main, release, reread, stack)
+            supervisor = _make_supervisor(setup, worker_main, release, reread, notifier, stack)
             return supervisor.serve()
     except BootError as error:
         _log.critical("%s", error)
@@ -106,6 +108,7 @@ def _make_supervisor(
     worker_main: WorkerMain,
     release: Callable[[int], None],
     reread: Reread | None,
+    notifier: Notifier,
     stack: ExitStack,
 ) -> "Supervisor":
     """The supervisor of a host that is prepared, its signals and files; `stack` undoes it."""
@@ -128,7 +131,7 @@ def _make_supervisor(
 
     children = Children(body, leave, usable_cores() if config.pin else (), setup.name_of)
     freeze_heap()
-    supervisor = Supervisor(setup, children, signals, time.monotonic, ports_file, reread)
+    supervisor = Supervisor(setup, children, signals, time.monotonic, ports_file, reread, notifier)
     stack.callback(supervisor.close)
     return supervisor
 
@@ -153,7 +156,9 @@ class Supervisor:
         clock: Callable[[], float],
         ports_file: PortsFile | None = None,
         reread: Reread | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
+        self._notifier = notifier if notifier is not None else Notifier()
         self._setup = setup
         self._reread = reread
         self._generation = 0
@@ -192,7 +197,8 @@ class Supervisor:
             self.step()
             if self._watch.has_stopped:
                 break
-            self._poll.poll(1000 * self._watch.wait_s(self._clock()))
+            wait_s = min(self._watch.wait_s(self._clock()), self._notifier.wait_s())
+            self._poll.poll(1000 * wait_s)
         if self._watch.failure:
             return ExitCode.CONFIGURATION if self._is_refused else ExitCode.WORKER_BOOT_FAILED
         _log.info("Server Exiting..")
@@ -215,6 +221,24 @@ class Supervisor:
         self._pass_lame_duck()
         for order in self._watch.due(self._clock()):
             self._carry_out(order)
+        self._report()
+        log.tick()
+
+    def _report(self) -> None:
+        """Tells the service manager how the host is."""
+        if not self._was_ready or self._watch.is_stopping:
+            return
+        if self._watch.is_well(range(self._setup.worker_count)):
+            self._notifier.alive()
+        if not self._is_reloading and self._lame_duck_until is None:
+            self._notifier.status(self._status())
+
+    def _status(self) -> str:
+        """The host in one line."""
+        ready, count = self._watch.ready_count, self._setup.slots.count
+        if ready < count:
+            return f"{ready} of {count} processes are ready, the others are being replaced"
+        return f"Serving on port {self._setup.port}, workers: {self._setup.worker_count}"
 
     def close(self) -> None:
         """Leaves no child and no ports file behind, whatever the reason for leaving."""
@@ -239,6 +263,7 @@ class Supervisor:
             if self._ports_file is not None:
                 self._ports_file.write(self._urls())
             _log.info("Server is ready")
+            self._notifier.ready(self._status())
             if self._setup.streaming_count:
                 _log.info("STREAM: Streaming Server is ready")
 
@@ -259,6 +284,7 @@ class Supervisor:
         elif not self._watch.is_stopping:
             self._was_terminated = number == signal.SIGTERM
             _log.info("Initiating Shutdown...")
+            self._notifier.stopping("Stopping")
             self._watch.stop(self._clock())
 
     def _reopen_logs(self) -> None:
@@ -288,9 +314,18 @@ class Supervisor:
         if self._watch.is_stopping or self._lame_duck_until is not None:
             _log.info("Ignoring the signal, the server is about to end")
             return
+        if not self._was_ready:
+            self._read_anew(self._reread)
+            return
+        self._notifier.reloading()
+        if not self._read_anew(self._reread):
+            self._notifier.ready("The configuration could not be reloaded, see the log")
+
+    def _read_anew(self, reread: Reread) -> bool:
+        """Whether every process has been told to serve by what was read."""
         said = self._setup.config.warnings
         try:
-            config = self._reread()
+            config = reread()
             lines = reload.changes(self._setup.config, config)
             ids = number_accounts(config.account_names, self._setup.account_ids)
             with OrderBody(Reload(self._generation + 1, config, ids)) as body:
@@ -299,10 +334,10 @@ class Supervisor:
                 self._order(body)
         except (ConfigError, BootError, OSError) as error:
             _log.error("Failed to reload server configuration: %s", error)
-            return
+            return False
         except Exception:  # a fault of ours in reading is no reason to end a server that serves
             _log.exception("Failed to reload server configuration")
-            return
+            return False
         for warning in config.warnings:
             if warning not in said:
                 _log.warning("%s", warning)
@@ -310,6 +345,7 @@ class Supervisor:
             _log.info("%s", line)
         self._is_reloading = True
         self._take_answers()
+        return True
 
     def _change_files(self, config: Config) -> None:
         """The files of this process as the new configuration wants them. Raises BootError, and
@@ -361,6 +397,8 @@ class Supervisor:
             self._is_reloading = False
             self._shed()
             _log.info("Reloaded server configuration (%s)", self._setup.config.config_digest)
+            if self._was_ready:
+                self._notifier.ready(self._status())
 
     def _shed(self) -> None:
         """Every worker serves by the new configuration: what it leaves too many, goes."""
@@ -396,6 +434,8 @@ class Supervisor:
         self._close_at = now + config.lame_duck_grace_s
         # The workers end it. This is for one that does not: its clients have had their time.
         self._lame_duck_until = now + config.lame_duck_duration_s + config.heartbeat_silence_s
+        within_s = self._lame_duck_until - now + 2 * limits.STOP_S_MAX
+        self._notifier.stopping("Lame duck mode: clients are let go one by one", within_s)
 
     def _stop_listening(self) -> None:
         """For all processes at once, before a client of any is told: it may come back here and

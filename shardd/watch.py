@@ -124,6 +124,25 @@ class Watch:
         """Whether no worker is started any more."""
         return self._is_retired
 
+    def is_well(self, serving: Container[int]) -> bool:
+        """Whether nothing is amiss that only a new start of the whole server could mend: none of
+        those `serving` clients is ready, or a worker that hangs has not gone though it was told
+        to. A worker that boots or waits for its turn is being taken care of."""
+        if self.is_stopping or self._is_retired:
+            return True  # that has bounds of its own
+        if any(worker.pid and worker.aborted_at is not None for worker in self._workers):
+            return False
+        return any(
+            worker.ready_at is not None
+            for index, worker in enumerate(self._workers)
+            if index in serving
+        )
+
+    @property
+    def ready_count(self) -> int:
+        """How many workers are ready."""
+        return sum(worker.ready_at is not None for worker in self._workers)
+
     @property
     def failure(self) -> str:
         """Why the server was given up; empty when it was not."""

@@ -87,6 +87,9 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         Flag(("log", "l"), Kind.TEXT, "File to log to (default: standard error)", "file"),
         Flag(("logtime", "T"), Kind.BOOLEAN, "Put the time on log lines (default: true)"),
         Flag(("logtime_utc",), Kind.BOOLEAN, "Log times in UTC (default: false)"),
+        Flag(("syslog", "s"), Kind.BOOLEAN, "Log to syslog"),
+        Flag(("remote_syslog", "r"), Kind.TEXT, "Log to a syslog elsewhere", "udp://host:514"),
+        Flag(("log_size_limit",), Kind.INTEGER, "Rotate the file from this size on", "bytes"),
         Flag(("debug", "D"), Kind.BOOLEAN, "Log what developers want to know"),
         Flag(("trace", "V"), Kind.BOOLEAN, "Log the protocol itself"),
         Flag(("VV",), Kind.BOOLEAN, "The same as -V", stands_for=("trace",)),
@@ -180,9 +183,6 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
 # nats-server's flags that this version takes and does not serve, as it does the same settings of a
 # file: one warning each at start. The text says what they would be for.
 NOT_SERVED: Final = (
-    Flag(("syslog", "s"), Kind.BOOLEAN, "syslog"),
-    Flag(("remote_syslog", "r"), Kind.TEXT, "syslog"),
-    Flag(("log_size_limit",), Kind.INTEGER, "log rotation by size"),
     Flag(("max_traced_msg_len",), Kind.INTEGER, "shortened traces"),
     Flag(("jetstream", "js"), Kind.BOOLEAN, "JetStream"),
     Flag(("store_dir", "sd"), Kind.TEXT, "JetStream"),

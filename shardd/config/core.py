@@ -36,6 +36,8 @@ PORT_ANY: Final = -1  # the operating system chooses
 _PORT_MAX: Final = 65_535
 _INT32_MAX: Final = 2**31 - 1  # where nats-server keeps max_payload and max_control_line
 _SUBSCRIPTION_TOKENS_MAX: Final = 255  # nats-server keeps it in one byte
+_SYSLOG_SCHEMES: Final = ("udp://", "unix://")
+_LOG_FORMATS: Final = ("text", "json")
 _RING_BYTES_MAX: Final = 1 << 30  # each process maps every ring twice in a row
 
 
@@ -60,6 +62,12 @@ class Config:
     logtime: bool = True
     logtime_utc: bool = False
     log_file: str | None = None
+    log_size_limit: int = 0  # bytes from which on the file is rotated; 0: never
+    log_max_num: int = 0  # files kept, the current one included; 0: all
+    log_format: str = "text"  # or "json"
+    # Where there is no log_file: a daemon elsewhere, or this host's.
+    remote_syslog: str = ""  # udp://HOST:PORT or unix://PATH
+    syslog: bool = False
     pid_file: str | None = None
     ports_file_dir: str | None = None
     # limits of connections
@@ -199,6 +207,10 @@ class Config:
                 raise ConfigError(f"client_advertise: {error}") from None
             if not host:
                 raise ConfigError(f'client_advertise: "{self.client_advertise}" names no host')
+        if self.log_format not in _LOG_FORMATS:
+            raise ConfigError(f'log_format: "{self.log_format}" is neither text nor json')
+        if self.remote_syslog and not self.remote_syslog.startswith(_SYSLOG_SCHEMES):
+            raise ConfigError("remote_syslog: shardd serves udp://HOST:PORT and unix://PATH")
         for name in ("log_file", "pid_file", "ports_file_dir"):
             if "\0" in (getattr(self, name) or ""):
                 raise ConfigError(f"{name}: a path cannot hold a NUL byte")

@@ -45,7 +45,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 _PORT: Final = re.compile(r"-?[0-9]+", re.ASCII)
 _JWT: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]+", re.ASCII)
 _ADDRESSES: Final = ("listen", "host", "net")
-_SHARDD_KEYS: Final = ("workers", "pin", "balance", "ring_size", "heartbeat_silence")
+_SHARDD_KEYS: Final = ("workers", "pin", "balance", "ring_size", "heartbeat_silence", "log_format")
 _LAME_DUCK_S_MIN: Final = 30.0
 _PLAINTEXT: Final = "Plaintext passwords detected, use nkeys or bcrypt"
 
@@ -199,6 +199,10 @@ def _simple_readers(fields: dict[str, Any], notes: Notes) -> dict[str, Reader]:
     for name in ("debug", "trace", "logtime", "logtime_utc", "no_header_support"):
         add(name, name, boolean_of)
     add("log_file logfile", "log_file", text_of)
+    add("log_size_limit logfile_size_limit", "log_size_limit", integer_of)
+    add("syslog", "syslog", boolean_of)
+    add("remote_syslog", "remote_syslog", text_of)
+    add("log_max_num logfile_max_num", "log_max_num", integer_of)
     add("pid_file pidfile", "pid_file", text_of)
     add("ports_file_dir", "ports_file_dir", text_of)
     add("max_connections max_conn", "max_connections", integer_of)
@@ -313,6 +317,7 @@ def _read_shardd(entry: Entry, fields: dict[str, Any], notes: Notes) -> None:
             "workers": setter(fields, "workers", workers),
             "pin": setter(fields, "pin", boolean_of),
             "balance": setter(fields, "balance", boolean_of),
+            "log_format": setter(fields, "log_format", _log_format),
             "ring_size": setter(fields, "ring_bytes", integer_of),
             "heartbeat_silence": setter(
                 fields, "heartbeat_silence_s", lambda inner: duration_of(inner, notes)
@@ -320,6 +325,13 @@ def _read_shardd(entry: Entry, fields: dict[str, Any], notes: Notes) -> None:
             "limits": limits,
         },
     )
+
+
+def _log_format(entry: Entry) -> str:
+    text = text_of(entry).lower()
+    if text not in ("text", "json"):
+        raise entry.place.error("log_format must be 'text' or 'json'")
+    return text
 
 
 def _use_limits(entry: Entry) -> dict[str, UseLimits]:

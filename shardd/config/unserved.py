@@ -90,13 +90,7 @@ ACCOUNT_JETSTREAM: Final = _names(
 # Settings that change nothing a client or an operator would miss, or that come later.
 SETTINGS: Final[Mapping[str, tuple[type, ...]]] = {
     "trace_headers": (bool,),
-    "log_size_limit": (int,),
-    "logfile_size_limit": (int,),
-    "log_max_num": (int,),
-    "logfile_max_num": (int,),
     "max_traced_msg_len": (int,),
-    "syslog": (bool,),
-    "remote_syslog": (str,),
     "prof_port": (int,),
     "prof_block_rate": (int,),
     "write_timeout": (str,),
@@ -119,13 +113,7 @@ SETTINGS: Final[Mapping[str, tuple[type, ...]]] = {
 # Those of them that are worth a line at start.
 _TOLD: Final = frozenset(
     (
-        "syslog",
-        "remote_syslog",
         "prof_port",
-        "log_size_limit",
-        "logfile_size_limit",
-        "log_max_num",
-        "logfile_max_num",
         "ocsp",
     )
 )

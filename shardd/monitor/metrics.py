@@ -1,7 +1,7 @@
 """What Prometheus reads at `/metrics`. The text format is the official library's.
 
 A series is told by its process where that means something; sums over processes are the reader's.
-docs/monitoring.md says what each one means.
+docs/operations.md says what each one means.
 """
 
 from collections.abc import Iterable, Iterator

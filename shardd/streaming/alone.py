@@ -7,6 +7,7 @@ store before it connects for the first time, and leaves it to whoever started it
 import asyncio
 import dataclasses
 import logging
+import os
 import signal
 import socket
 from contextlib import ExitStack
@@ -21,7 +22,8 @@ from shardd.errors import BootError, ConfigError, ExitCode, StoreError
 from shardd.host import say_streaming
 from shardd.identity import new_server_id
 from shardd.inquiry import Inquiries, open_inquiries
-from shardd.pulse import run_loop
+from shardd.notify import Notifier
+from shardd.pulse import TICK_S, run_loop
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.streaming.dialer import Dialer, NatsUrl
 from shardd.streaming.main import code_of, recover
@@ -45,7 +47,9 @@ class Alone:
         store: Store,
         recovered: Recovered,
         inquiries: socket.socket,
+        notifier: Notifier,
     ) -> None:
+        self._notifier = notifier
         self._loop = loop
         self._fault: BaseException | None = None
         self._recovered: Recovered | None = recovered
@@ -70,6 +74,13 @@ class Alone:
         self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         self._task = self._loop.create_task(self._dialer.run())
         self._task.add_done_callback(self._on_end)
+        self._tick()
+
+    def _tick(self) -> None:
+        self._loop.call_later(TICK_S, self._tick)
+        logs.tick()
+        if self._is_serving:
+            self._notifier.alive()
 
     def _on_connected(self, _: NatsUrl) -> None:
         if self._recovered is not None and not self._is_stopping:
@@ -83,6 +94,7 @@ class Alone:
         self._is_serving = True
         self._inquiries.start()
         log.info("STREAM: Streaming Server is ready")
+        self._notifier.ready("Streaming, as a client of NATS servers elsewhere")
 
     def _on_end(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -94,6 +106,7 @@ class Alone:
         self._is_stopping = True
         log.info('Trapped "%s" signal', "terminated" if number == signal.SIGTERM else "interrupt")
         log.info("Initiating Shutdown...")
+        self._notifier.stopping("Stopping")
         if number == signal.SIGTERM:
             self.exit_code = ExitCode.STREAMING_TERMINATED
         if self._is_serving:
@@ -141,6 +154,7 @@ def run(config: Config) -> int:
     say_streaming(dataclasses.replace(options, workers=1))
     for warning in config.warnings:
         log.warning("%s", warning)
+    notifier = Notifier.from_environment(os.environ)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     with ExitStack() as stack:
@@ -151,7 +165,7 @@ def run(config: Config) -> int:
             stack.callback(runtime.close)
             inquiries = stack.enter_context(open_inquiries(runtime.path, process_name(0)))
             store, recovered = recover(options, 0, 1, loop)
-            alone = Alone(options, loop, store, recovered, inquiries)
+            alone = Alone(options, loop, store, recovered, inquiries, notifier)
         except (BootError, StoreError) as error:
             log.critical("STREAM: %s", error)
             loop.close()

@@ -207,6 +207,7 @@ class StreamingWorker:
     def _tick(self) -> None:
         self._loop.call_later(_TICK_S, self._tick)
         self._setup.slots.beat(self._slot)
+        logs.tick()
         if not self._is_ready:
             self._on_control()
 

@@ -11,6 +11,7 @@ from shardd import limits
 from shardd.config.core import Config
 from shardd.config.streaming import StreamingOptions
 from shardd.host import HostSetup, number_accounts
+from shardd.notify import Notifier
 from shardd.orders import Order, OrderChannel, Shed
 from shardd.process import Ended
 from shardd.slots import Slots, State
@@ -66,7 +67,12 @@ class FakeChildren:
 class Bench:
     """A supervisor over a real shared page, with everything else in the test's hand."""
 
-    def __init__(self, stack: ExitStack, streaming: StreamingOptions | None = None) -> None:
+    def __init__(
+        self,
+        stack: ExitStack,
+        streaming: StreamingOptions | None = None,
+        notifier: Notifier | None = None,
+    ) -> None:
         """With `streaming` there are that many streaming workers behind the workers."""
 
         def eventfd() -> int:
@@ -108,7 +114,8 @@ class Bench:
         self.children = FakeChildren()
         self.signals = FakeSignals(eventfd())
         self.supervisor = Supervisor(
-            self.setup, self.children, self.signals, lambda: self.now, None, self._reread
+            *(self.setup, self.children, self.signals, lambda: self.now),
+            *(None, self._reread, notifier),
         )
 
     def _reread(self) -> Config:

@@ -26,11 +26,14 @@ PACKAGE: Final = "shardd"
 # package, with rows of its own; seen from outside, all of it stands in that one place.
 LAYERS: Final = (
     ("errors", "limits", "version"),
+    ("logfile", "logformat"),
+    ("syslog",),
     (
         "identity",
         "layer",
         "log",
         "moments",
+        "notify",
         "process",
         "shm",
         "sockets",
@@ -73,6 +76,7 @@ LAYERS: Final = (
         "pulse",
         "reload",
         "source_probe",
+        "surroundings",
         "tls",
     ),
     (

@@ -1,5 +1,6 @@
 """The log's lines, its file, and repeated lines."""
 
+import json
 import logging
 import os
 import re
@@ -11,7 +12,8 @@ import pytest
 from shardd import log
 from shardd.config.core import Config
 from shardd.errors import BootError
-from shardd.log import REPEAT_KEYS_MAX, TRACE, LineFormatter, RepeatLimiter
+from shardd.log import REPEAT_S, LineHandler
+from shardd.logformat import TRACE, JsonFormatter, LineFormatter
 
 LINE = re.compile(
     r"\[(?P<pid>\d+)\] \d{4}/\d\d/\d\d \d\d:\d\d:\d\d\.\d{6} \[(?P<tag>[A-Z]{3})\] (?P<text>.*)"
@@ -197,14 +199,16 @@ def test_lines_of_many_processes_stay_whole(path):
     for number in range(4):
         pid = os.fork()
         if pid == 0:
-            for _ in range(100):
-                logger.info("%s", str(number) * 500)
+            for line in range(100):
+                logger.info("%s %d", str(number) * 500, line)
             os._exit(0)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4
 
     logged = lines(path)
-    assert sorted(logged) == sorted(("INF", str(n) * 500) for n in range(4) for _ in range(100))
+    assert sorted(logged) == sorted(
+        ("INF", f"{str(n) * 500} {line}") for n in range(4) for line in range(100)
+    )
     pids = {int(match) for match in re.findall(r"^\[(\d+)\]", path.read_text(), re.MULTILINE)}
     assert pids == set(children)
 
@@ -350,69 +354,130 @@ def clock():
 
 
 @pytest.fixture
-def limiter(clock, path):
-    log.configure(Config(log_file=str(path)))
-    return RepeatLimiter(logger, interval_s=10.0, clock=clock)
+def handler(clock, path):
+    made = LineHandler(Config(log_file=str(path)), clock=clock)
+    yield made
+    made.close()
 
 
-def test_a_repeated_line_is_logged_once_in_an_interval(limiter, clock, path):
-    for cid in range(5):
-        limiter.log(logging.WARNING, "slow", "slow consumer cid=%d", cid)
-    limiter.log(logging.WARNING, "other", "something else")
-
-    assert lines(path) == [("WRN", "slow consumer cid=0"), ("WRN", "something else")]
-    assert (limiter.statistics().keys, limiter.statistics().suppressed) == (2, 4)
-
-
-def test_the_count_is_reported_when_the_line_comes_again(limiter, clock, path):
-    for cid in range(3):
-        limiter.log(logging.WARNING, "slow", "slow consumer cid=%d", cid)
-    clock.now += 10
-    limiter.log(logging.WARNING, "slow", "slow consumer cid=%d", 9)
+def test_a_line_that_comes_again_is_counted_and_the_count_is_told_before_the_next(handler, path):
+    for _ in range(5):
+        handler.handle(record("the store is away"))
+    handler.handle(record("the store is back"))
 
     assert [text for _, text in lines(path)] == [
-        "slow consumer cid=0",
-        "slow consumer cid=2 (2 more like this in 10 s, last one shown)",
-        "slow consumer cid=9",
+        "the store is away",
+        "the store is away (repeated 4 more times)",
+        "the store is back",
     ]
-    assert limiter.statistics().suppressed == 0
 
 
-def test_flush_reports_a_burst_that_has_ended(limiter, clock, path):
-    limiter.log(logging.WARNING, "slow", "slow")
-    limiter.log(logging.WARNING, "slow", "slow")
-    clock.now += 9
-    limiter.flush()
-    assert len(lines(path)) == 1
+def test_a_count_is_told_in_time_and_the_line_is_printed_again(handler, clock, path):
+    handler.handle(record("x"))
+    handler.handle(record("x"))
+    handler.tick()
+    assert lines(path) == [("INF", "x")]
 
-    clock.now += 1
-    limiter.flush()
-    limiter.flush()
+    clock.now += REPEAT_S
+    handler.tick()
+    handler.tick()
+    handler.handle(record("x"))
 
-    assert [text for _, text in lines(path)][1:] == [
-        "slow (1 more like this in 10 s, last one shown)"
-    ]
-    assert limiter.statistics().keys == 0
+    assert [text for _, text in lines(path)] == ["x", "x (repeated 1 more times)", "x"]
 
 
-def test_a_line_that_did_not_repeat_is_not_reported_again(limiter, clock, path):
-    limiter.log(logging.WARNING, "slow", "slow")
-    clock.now += 10
-    limiter.flush()
+def test_a_line_that_comes_again_later_is_no_repeat(handler, clock, path):
+    for _ in range(3):
+        handler.handle(record("x"))
+        clock.now += REPEAT_S
 
-    assert lines(path) == [("WRN", "slow")]
-
-
-def test_the_number_of_lines_held_back_is_bounded_and_no_count_is_lost(limiter, path):
-    for number in range(REPEAT_KEYS_MAX + 1):
-        limiter.log(logging.WARNING, number, "line %d", number)
-        limiter.log(logging.WARNING, number, "line %d", number)
-
-    assert limiter.statistics().keys == REPEAT_KEYS_MAX
-    assert ("WRN", "line 0 (1 more like this in 0 s, last one shown)") in lines(path)
+    assert lines(path) == [("INF", "x")] * 3
 
 
-def test_a_level_that_is_not_logged_is_not_counted(limiter):
-    limiter.log(logging.DEBUG, "x", "x")
+def test_lines_of_another_level_or_text_are_none(handler, path):
+    for level, text in ((logging.INFO, "a"), (logging.ERROR, "a"), (logging.ERROR, "b")):
+        handler.handle(record(text, level))
 
-    assert limiter.statistics().keys == 0
+    assert lines(path) == [("INF", "a"), ("ERR", "a"), ("ERR", "b")]
+
+
+@pytest.mark.parametrize("level", [TRACE, logging.DEBUG])
+def test_a_protocol_trace_is_complete(handler, path, level):
+    for _ in range(3):
+        handler.handle(record("<<- [PING]", level))
+
+    assert len(lines(path)) == 3
+
+
+def test_a_count_is_told_at_the_end_by_the_process_that_counted(path):
+    log.configure(Config(log_file=str(path)))
+    logger.info("x")
+    logger.info("x")
+    pid = os.fork()
+    if pid == 0:
+        log.configure(Config(log_file=str(path)))
+        logger.info("child")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    log.close()
+
+    assert [text for _, text in lines(path)] == ["x", "child", "x (repeated 1 more times)"]
+
+
+# --- JSON ------------------------------------------------------------------------------------
+
+
+def test_a_json_line_says_when_who_and_what():
+    formatter = JsonFormatter(logtime_utc=True, process_label="worker 1")
+
+    assert json.loads(formatter.format(record("Server is ready", logging.WARNING))) == {
+        "time": "2026-11-23T02:05:56.758015Z",
+        "level": "warning",
+        "pid": 42,
+        "process": "worker 1",
+        "message": "Server is ready",
+    }
+
+
+def test_a_json_line_about_a_connection_says_which():
+    text = '[::1]:4711 - cid:12 - "v1:python:x" - closed'
+    fields = json.loads(JsonFormatter().format(record(text)))
+
+    assert (fields["cid"], fields["remote"], fields["message"]) == (12, "[::1]:4711", text)
+    assert json.loads(JsonFormatter().format(record("10.0.0.1:6222 - rid:3 - x")))["rid"] == 3
+    assert "cid" not in json.loads(JsonFormatter().format(record("user cid:12 - cid:12")))
+
+
+def test_json_times_are_local_with_their_offset_unless_utc_is_asked_for(monkeypatch):
+    monkeypatch.setenv("TZ", "XXX+05:00")
+    time.tzset()
+    try:
+        line = JsonFormatter().format(record("x"))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert json.loads(line)["time"] == "2026-11-22T21:05:56.758015-05:00"
+    assert "time" not in json.loads(JsonFormatter(logtime=False).format(record("x")))
+
+
+def test_text_from_a_peer_cannot_end_a_json_line_or_add_a_field():
+    text = 'a"}\n{"level":"fatal"\r\x00\x1b[2J\x7f\u2028\ud800\\'
+    line = JsonFormatter().format(record(text))
+
+    assert line.endswith("}\n")
+    assert re.fullmatch(r"[ -~]+", line[:-1])
+    assert json.loads(line)["message"] == text.replace("\ud800", "\\ud800")
+    assert json.loads(line)["level"] == "info"
+
+
+def test_a_traceback_is_a_field_of_its_line(path):
+    log.configure(Config(log_file=str(path), log_format="json"), "worker 0")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logger.exception("It failed")
+
+    (line,) = path.read_text().splitlines()
+    assert json.loads(line)["message"] == "It failed"
+    assert json.loads(line)["traceback"].endswith("ValueError: broken")
