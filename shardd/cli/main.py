@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from shardd.cli import check, commands, routes, signals, start, stream, top
+from shardd.cli import bench, check, commands, routes, signals, start, stream, top
 from shardd.errors import ExitCode, InternalError, ShardError
 from shardd.version import SHARDD_VERSION
 
@@ -41,6 +41,7 @@ group.add_command(commands.pub)
 group.add_command(commands.sub)
 group.add_command(commands.request)
 group.add_command(commands.reply)
+group.add_command(bench.command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

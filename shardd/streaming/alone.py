@@ -19,9 +19,10 @@ from shardd.config.streaming import StreamingOptions
 from shardd.errors import BootError, ConfigError, ExitCode, StoreError
 from shardd.identity import new_server_id
 from shardd.inquiry import Inquiries, open_inquiries
+from shardd.login import NatsUrl
 from shardd.pulse import run_loop
 from shardd.runfiles import RuntimeDirectory, write_pid_file
-from shardd.streaming.dialer import Dialer, NatsUrl
+from shardd.streaming.dialer import Dialer
 from shardd.streaming.main import code_of, recover
 from shardd.streaming.questions import answers, process_name
 from shardd.streaming.served import Served

@@ -76,6 +76,7 @@ LAYERS: Final = (
         "tls",
     ),
     (
+        "login",
         "outbound_probe",
         {
             "reports": (
@@ -174,6 +175,15 @@ LAYERS: Final = (
     ),
     (
         {
+            "load": (
+                ("histogram", "plan", "system"),
+                ("greeting", "links", "page", "report"),
+                ("receiving", "sending"),
+                ("asking",),
+                ("run",),
+            )
+        },
+        {
             "monitor": (
                 ("asker", "member", "page", "visitors"),
                 ("gathering", "streaming"),
@@ -189,7 +199,7 @@ LAYERS: Final = (
             "cli": (
                 ("client", "flags", "servers", "watching"),
                 ("check", "commands", "routes", "signals", "stream", "streaming", "top"),
-                ("start",),
+                ("bench", "start"),
                 ("main",),
             )
         },
