@@ -177,7 +177,8 @@ cdef class Requester:
                 self.ask_what_is_due(now)
                 # Sleep for the shorter of a glance and the next request.
                 if self.asked < self.schedule.total:
-                    nap(&self.schedule, self.asked)
+                    with nogil:
+                        nap(&self.schedule, self.asked)
                 ready = self.watch.wait(0)
             else:
                 ready = self.watch.wait(GLANCE_MS)

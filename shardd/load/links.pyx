@@ -3,7 +3,7 @@
 
 Over TCP the system calls are made from here; TLS goes through Python's `ssl`. Every operation of
 the server is parsed; a PING is answered, an -ERR ends the load. Each process has one thread and
-nothing else to do, so the interpreter's lock is kept.
+nothing else to do, so the interpreter's lock is kept, but for waiting.
 """
 
 cimport cython
@@ -255,7 +255,9 @@ cdef class Watch:
 
     cdef int wait(self, int timeout_ms) except -1:
         """Wait for events; how many there are."""
-        cdef int ready = epoll_wait(self._epoll, self.events, EVENTS_MAX, timeout_ms)
+        cdef int ready
+        with nogil:
+            ready = epoll_wait(self._epoll, self.events, EVENTS_MAX, timeout_ms)
         if ready < 0:
             if errno != EINTR:
                 raise OSError(errno, os.strerror(errno))
