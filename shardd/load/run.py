@@ -11,6 +11,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any, Final
@@ -71,12 +72,14 @@ def run(plan: Plan, on_progress: Watch = lambda published, received: None) -> Re
     ]
     is_stopped = False
     try:
-        _gather(hands)  # all are ready
+        _gather(hands, {})  # all are ready
         for hand in hands:
             hand.pipe.send("go")
+        answers: dict[Connection[Any, Any], Any] = {}
         while True:
             try:
-                found = _gather(hands, lambda: on_progress(page.published, page.received))
+                glance = partial(_show, page, on_progress)
+                found = _gather(hands, answers, glance)
                 break
             except KeyboardInterrupt:
                 if is_stopped:
@@ -140,9 +143,19 @@ class _Hand:
             self._process.join()
 
 
-def _gather(hands: list[_Hand], on_glance: Callable[[], object] = lambda: None) -> list[_Done]:
-    """One answer of each process. Raises LoadError: the failure that came first."""
-    answers: dict[Connection, Any] = {}
+def _show(page: Page, on_progress: Watch) -> None:
+    on_progress(page.published, page.received)
+
+
+def _gather(
+    hands: list[_Hand],
+    answers: "dict[Connection[Any, Any], Any]",
+    on_glance: Callable[[], object] = lambda: None,
+) -> list[_Done]:
+    """One answer of each process, beside those that are there from before an interruption.
+
+    Raises LoadError: the failure that came first.
+    """
     pipes = {hand.pipe: hand for hand in hands}
     while len(answers) < len(pipes):
         for pipe in wait([pipe for pipe in pipes if pipe not in answers], GLANCE_S):
