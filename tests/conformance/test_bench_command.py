@@ -174,6 +174,21 @@ def test_it_counts_what_others_publish_until_it_is_interrupted(
 
 
 @pytest.mark.slow
+def test_an_interrupted_load_shows_what_it_measured(
+    serve: Serve, background: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    server = serve(OPEN)
+    running = background(server, "foo", "--duration", "10m", "--json")
+    wait_until(lambda: varz(server)["out_msgs"] > 0, "the load runs")
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=RUN_S)
+    assert (running.returncode, err) == (130, "")
+    found = json.loads(out)
+    assert found["stopped"]
+    assert found["published"]["messages"] == found["received"]["messages"] > 0
+
+
+@pytest.mark.slow
 def test_a_server_that_dies_ends_the_load(
     serve: Serve, background: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
