@@ -18,7 +18,7 @@ from bench.generator cimport (
     EVENTS_MAX, GLANCE_MS, SLOT_ABORTED, SLOT_FINISHED, Code, Outcome, check, classify,
     shared_slots, watch,
 )
-from bench.system cimport (
+from shardd.load.system cimport (
     EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, MSG_DONTWAIT, MSG_NOSIGNAL, SECOND_NS,
     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED, __ATOMIC_RELEASE, __atomic_load_n, __atomic_store_n,
     epoll_create1, epoll_event, epoll_wait, now_ns, recv, send,

@@ -13,7 +13,7 @@ from bench.generator cimport (
     CODE_CLOSED, CODE_ERRNO, CODE_OK, CODE_SILENT, EVENTS_MAX, GLANCE_MS, RECEIVE_BYTES,
     Code, Outcome, check, classify, watch,
 )
-from bench.system cimport (
+from shardd.load.system cimport (
     AF_INET, EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, IPPROTO_IP,
     IPPROTO_TCP, IP_BIND_ADDRESS_NO_PORT, MSG_DONTWAIT, MSG_NOSIGNAL, SECOND_NS, SOCK_CLOEXEC,
     SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SO_ERROR, TCP_NODELAY, bind, connect, epoll_create1,

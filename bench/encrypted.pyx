@@ -18,7 +18,7 @@ from bench.generator cimport (
     SLOT_RECEIVED, STARVED_NS, Code, Outcome, Published, Receiver, Shape, account, check,
     classify, set_shape, shared_slots, summary, watch,
 )
-from bench.system cimport (
+from shardd.load.system cimport (
     EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, POLLIN, SECOND_NS, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED,
     __ATOMIC_RELEASE, __atomic_load_n, __atomic_store_n, epoll_create1, epoll_event, epoll_wait,
     now_ns, poll, pollfd, rest,

@@ -22,7 +22,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
-from bench.system cimport (
+from shardd.load.system cimport (
     EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, MSG_DONTWAIT, MSG_NOSIGNAL, POLLOUT, SECOND_NS,
     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED, __ATOMIC_RELEASE, __atomic_load_n, __atomic_store_n,
     epoll_create1, epoll_ctl, epoll_event, epoll_wait, now_ns, poll, pollfd, recv, rest, send,

@@ -27,7 +27,8 @@ _header = click.option(
 _count_min_1 = click.IntRange(min=1)
 
 
-def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
+def parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
+    """Of `KEY:VALUE`. Raises click.UsageError."""
     parsed = {}
     for header in headers:
         key, colon, value = header.partition(":")
@@ -60,7 +61,7 @@ def pub(
     count: int,
 ) -> int:
     """Publish MESSAGE, or standard input, on SUBJECT."""
-    parsed = _parse_headers(headers)
+    parsed = parse_headers(headers)
     payload = _payload(message)
     return _run("publish", url, subject, payload, headers=parsed, reply=reply, count=count)
 
@@ -98,7 +99,7 @@ def request(
     raw: bool,
 ) -> int:
     """Send MESSAGE, or standard input, on SUBJECT and print the answer."""
-    parsed = _parse_headers(headers)
+    parsed = parse_headers(headers)
     payload = _payload(message)
     return _run("request", url, subject, payload, headers=parsed, timeout_s=timeout, is_raw=raw)
 

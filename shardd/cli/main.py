@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "sub": ("commands", "sub"),
     "request": ("commands", "request"),
     "reply": ("commands", "reply"),
+    "bench": ("bench", "command"),
 }
 
 

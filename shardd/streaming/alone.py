@@ -22,10 +22,11 @@ from shardd.errors import BootError, ConfigError, ExitCode, StoreError
 from shardd.host import say_streaming
 from shardd.identity import new_server_id
 from shardd.inquiry import Inquiries, open_inquiries
+from shardd.login import NatsUrl
 from shardd.notify import Notifier
 from shardd.pulse import TICK_S, run_loop
 from shardd.runfiles import RuntimeDirectory, write_pid_file
-from shardd.streaming.dialer import Dialer, NatsUrl
+from shardd.streaming.dialer import Dialer
 from shardd.streaming.main import code_of, recover
 from shardd.streaming.questions import answers, process_name
 from shardd.streaming.served import Served

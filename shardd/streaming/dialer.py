@@ -8,17 +8,13 @@ import asyncio
 import contextlib
 import json
 import logging
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
 
-from shardd.auth.seeds import Signer, UserCredentials, read_credentials, read_seed
 from shardd.config.streaming import NatsOptions
 from shardd.errors import BootError
-from shardd.sockets import error_text, join_address
+from shardd.login import Identity, NatsUrl, parse_nats_url, tls_context, why_unreachable
+from shardd.sockets import error_text
 from shardd.streaming.tcp_bus import TcpBus, TcpLink
 from shardd.version import SHARDD_VERSION
 
@@ -26,91 +22,10 @@ RECONNECT_S: Final = 0.250  # as the original's
 CONNECT_S_MAX: Final = 2.0  # for one server, as NATS's client libraries'
 PING_S: Final = 30.0
 PINGS_OUT_MAX: Final = 2
-_PORT: Final = 4222
 _PAYLOAD_MAX: Final = 1_048_576
 _SAID_AGAIN_S: Final = 30.0  # a server that cannot be reached is named this often
 
 log = logging.getLogger("shardd.streaming")
-
-
-@dataclass(frozen=True, slots=True)
-class NatsUrl:
-    """One server, and who to be there."""
-
-    host: str
-    port: int
-    user: str = ""
-    password: str = field(default="", repr=False)
-    is_encrypted: bool = False
-
-    def __str__(self) -> str:
-        """Without credentials, for the log."""
-        return join_address(self.host, self.port)
-
-
-def parse_nats_url(text: str) -> NatsUrl:
-    """`nats://user:password@host:port`, `tls://...`, `host:port`, `host`. Raises ValueError."""
-    parts = urlsplit(text if "://" in text else f"nats://{text}")
-    if not parts.hostname or parts.scheme not in ("nats", "tls"):
-        raise ValueError("expected a URL as nats://host:4222")
-    return NatsUrl(
-        parts.hostname,
-        parts.port or _PORT,
-        unquote(parts.username or ""),
-        unquote(parts.password or ""),
-        parts.scheme == "tls",
-    )
-
-
-class Identity:
-    """Who the pool is to the servers, read from files once. Raises BootError."""
-
-    def __init__(self, options: NatsOptions) -> None:
-        self._options = options
-        self._credentials: UserCredentials | None = None
-        self._signer: Signer | None = None
-        try:
-            if options.credentials_file:
-                text = Path(options.credentials_file).read_text()
-                self._credentials = read_credentials(text)
-            if options.nkey_seed_file:
-                self._signer = read_seed(Path(options.nkey_seed_file).read_text())
-        except OSError as error:
-            raise BootError(f"could not read {error.filename}: {error_text(error)}") from None
-        except ValueError as error:
-            name = options.nkey_seed_file if self._credentials else options.credentials_file
-            raise BootError(f"{name or options.nkey_seed_file}: {error}") from None
-
-    def fields(self, url: NatsUrl, nonce: str) -> dict[str, str]:
-        """What CONNECT says of it. Flags win over the URL."""
-        options = self._options
-        if self._credentials is not None:
-            signer = self._credentials.signer
-            return {"jwt": self._credentials.jwt, "sig": signer.sign(nonce)}
-        if self._signer is not None:
-            return {"nkey": self._signer.public_key, "sig": self._signer.sign(nonce)}
-        if options.user or options.password:
-            return {"user": options.user, "pass": options.password}
-        if options.token:
-            return {"auth_token": options.token}
-        if url.user and not url.password:
-            return {"auth_token": url.user}
-        return {"user": url.user, "pass": url.password} if url.user else {}
-
-
-def tls_context(options: NatsOptions) -> ssl.SSLContext:
-    """How connections to the servers are encrypted. Raises BootError."""
-    try:
-        context = ssl.create_default_context(cafile=options.tls_ca or None)
-        if options.tls_cert or options.tls_key:
-            context.load_cert_chain(options.tls_cert, options.tls_key or None)
-    except (OSError, ssl.SSLError) as error:
-        names = ", ".join(filter(None, (options.tls_ca, options.tls_cert, options.tls_key)))
-        raise BootError(f"tls of the way to NATS ({names}): {error}") from None
-    if options.tls_insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 class Dialer:
@@ -262,18 +177,7 @@ class Dialer:
         if said is not None and now - said < _SAID_AGAIN_S:
             return
         self._said_at[str(url)] = now
-        log.warning("STREAM: Cannot connect to NATS at %s: %s", url, _reason(error))
-
-
-def _reason(error: Exception) -> str:
-    """Why a server could not be reached, in one line."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError):
-        return f"tls: {error.reason or error}"
-    if isinstance(error, OSError) and error.errno:
-        return error_text(error)
-    return str(error) or "i/o timeout"
+        log.warning("STREAM: Cannot connect to NATS at %s: %s", url, why_unreachable(error))
 
 
 def _refuse(text: str, *waiting: "asyncio.Future[Any]") -> None:

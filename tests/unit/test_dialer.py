@@ -15,7 +15,8 @@ from shardd.auth.nkeys import KeyRole
 from shardd.auth.seeds import read_credentials, read_seed
 from shardd.config.streaming import NatsOptions
 from shardd.errors import BootError, InternalError
-from shardd.streaming.dialer import Dialer, NatsUrl, parse_nats_url
+from shardd.login import NatsUrl, parse_nats_url
+from shardd.streaming.dialer import Dialer
 from shardd.streaming.receiver_probe import ReceiverProbe, publish_pieces
 from shardd.streaming.tcp_bus import TcpBus
 from tests.support.nkeys import KeyPair

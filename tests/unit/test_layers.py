@@ -80,6 +80,7 @@ LAYERS: Final = (
         "tls",
     ),
     (
+        "login",
         "outbound_probe",
         {
             "reports": (
@@ -180,6 +181,15 @@ LAYERS: Final = (
     ),
     (
         {
+            "load": (
+                ("histogram", "plan", "system"),
+                ("greeting", "links", "page", "report"),
+                ("receiving", "sending"),
+                ("asking",),
+                ("run",),
+            )
+        },
+        {
             "monitor": (
                 ("asker", "member", "page", "visitors"),
                 ("gathering", "streaming"),
@@ -195,7 +205,7 @@ LAYERS: Final = (
             "cli": (
                 ("client", "flags", "servers", "watching"),
                 ("check", "commands", "routes", "signals", "stream", "streaming", "top"),
-                ("start",),
+                ("bench", "start"),
                 ("main",),
             )
         },

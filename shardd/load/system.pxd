@@ -1,4 +1,4 @@
-"""The system calls of the load generator, and the small inline helpers around them."""
+"""The system calls of the load generators, this one's and the benchmark's, and small helpers."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
@@ -53,6 +53,10 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_create1(int flags)
     int epoll_ctl(int epoll, int operation, int fd, epoll_event* event)
     int epoll_wait(int epoll, epoll_event* events, int count, int timeout_ms)
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int PR_SET_TIMERSLACK
+    int prctl(int option, unsigned long value, ...)
 
 # The compiler's atomics: relaxed for counters read as they come, release/acquire for the flag
 # SLOT_FINISHED, which makes SLOT_EXPECTED readable.

@@ -1,0 +1,1 @@
+"""The C face of the loop that counts what arrives: it has none."""

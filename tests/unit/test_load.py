@@ -1,0 +1,278 @@
+"""The load generator of `shardd bench` without a server: counting, schedules, figures, options."""
+
+import pickle
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shardd.cli.main import main
+from shardd.load.asking import request
+from shardd.load.histogram import Histogram
+from shardd.load.links import Link, LinkError, settle
+from shardd.load.page import Page
+from shardd.load.plan import Plan
+from shardd.load.receiving import tally
+from shardd.load.report import Client, Side
+from shardd.load.sending import flood, pace
+
+PATIENCE_S = 10.0
+IMPATIENCE_S = 0.05
+MESSAGES = (
+    b"MSG foo 1 3\r\nabc\r\n",
+    b"MSG foo 1 3\r\nMSG\r\n",
+    b"MSG foo 1 0\r\n\r\n",
+    b"MSG foo 1 r 13\r\nMSG foo 1 3\r\n\r\n",
+    b"HMSG foo 1 12 15\r\nNATS/1.0\r\n\r\nabc\r\n",
+)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a stream: the server's and the generator's."""
+    left, right = socket.socketpair()
+    left.settimeout(PATIENCE_S)
+    with left, right:
+        yield left, right
+
+
+def count(link: Link, messages: int) -> Histogram:
+    return tally([link], Page(), False, False, messages, 0.0, PATIENCE_S)
+
+
+# --- counting ---------------------------------------------------------------------------------
+
+
+@given(
+    stream=st.lists(st.sampled_from([*MESSAGES, b"PING\r\n", b"+OK\r\n"]), max_size=30),
+    cut=st.integers(1, 60),
+)
+@settings(deadline=None, max_examples=60)
+def test_messages_of_any_kind_are_counted_wherever_they_are_cut(
+    stream: list[bytes], cut: int
+) -> None:
+    stream = [*stream, MESSAGES[0]]
+    data = b"".join(stream)
+    messages = sum(each in MESSAGES for each in stream)
+    pings = stream.count(b"PING\r\n")
+    left, right = socket.socketpair()
+    with left, right:
+        link = Link(right, "subscriber 1", data[:cut])
+        left.sendall(data[cut:] or b"PING\r\n")
+        pings += not data[cut:]
+        count(link, messages)
+        assert link.messages == messages
+        sizes = {message: len(message.split(b"\r\n", 1)[1]) - 2 for message in MESSAGES}
+        assert link.payload_bytes == sum(sizes[each] for each in stream if each in sizes)
+        assert left.recv(1000, socket.MSG_DONTWAIT) == b"PONG\r\n" * pings if pings else True
+
+
+def test_a_moment_in_the_payload_becomes_a_latency(pair) -> None:
+    left, right = pair
+    plan = Plan("foo", 1, 1, 20, rate=1000.0, headers=(("a", "b"),))
+    page = Page()
+    sender, receiver = Link(left, "publisher 1"), Link(right, "subscriber 1")
+    frame = plan.frame("foo")
+    lateness = pace([sender], [frame], plan.stamp_at, 20, 1, page, 1e6, 50, PATIENCE_S)
+    assert (lateness.count, sender.messages) == (50, 50)
+    # Without a server between them, what is published is made what is delivered.
+    raw = right.recv(1 << 20)
+    assert len(raw) == 50 * len(frame)
+    left.setblocking(True)
+    left.sendall(raw.replace(b"HPUB foo ", b"HMSG foo 1 "))
+    page.finish()
+    latency = tally([receiver], page, True, True, 0, 0.0, PATIENCE_S)
+    assert latency.count == 50
+    assert 0 < latency.min <= latency.max < PATIENCE_S * 1e9
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"-ERR 'Slow Consumer'\r\n", "subscriber 1: the server says: Slow Consumer"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "subscriber 1: no NATS server says b'HTTP"),
+        (b"", "subscriber 1: the server closed the connection"),
+    ],
+)
+def test_a_server_that_cuts_a_subscriber_is_reported(pair, said: bytes, why: str) -> None:
+    left, right = pair
+    left.sendall(MESSAGES[0] + said)
+    left.close()
+    with pytest.raises(LinkError, match=why):
+        count(Link(right, "subscriber 1"), 100)
+
+
+@pytest.mark.parametrize(("copies", "why"), [(3, "2 of 3 messages"), (1, "somebody else")])
+def test_other_numbers_than_were_published_are_reported(pair, copies: int, why: str) -> None:
+    left, right = pair
+    page = Page()
+    publisher, subscriber = Link(left, "publisher 1"), Link(right, "subscriber 1")
+    publisher.limit(1)
+    flood([publisher], b"MSG foo 1 0\r\n\r\n", 1, 0, copies, 100, page, 0.0, PATIENCE_S)
+    left.setblocking(True)
+    left.sendall(b"MSG foo 1 0\r\n\r\n")
+    page.finish()
+    with pytest.raises(LinkError, match=why):
+        tally([subscriber], page, False, True, 0, 0.0, IMPATIENCE_S)
+
+
+# --- publishing -------------------------------------------------------------------------------
+
+
+def test_each_publisher_sends_its_quota_and_no_more(pair) -> None:
+    left, right = pair
+    page = Page()
+    link = Link(right, "publisher 1")
+    link.limit(7)
+    flood([link], b"abcd" * 3, 3, 2, 0, 0, page, 0.0, PATIENCE_S)
+    assert left.recv(1000) == b"abcd" * 7
+    assert (link.messages, link.payload_bytes, page.published) == (7, 14, 7)
+
+
+def test_a_publisher_never_gets_further_ahead_than_its_credit(pair) -> None:
+    left, right = pair
+    link = Link(right, "publisher 1")
+    link.limit(100)
+    with pytest.raises(LinkError, match="nothing arrived"):
+        flood([link], b"abcd" * 5, 5, 2, 2, 20, Page(), 0.0, IMPATIENCE_S)
+    assert left.recv(1000) == b"abcd" * 10
+
+
+def test_a_publisher_hears_what_the_server_refuses(pair) -> None:
+    left, right = pair
+    left.sendall(b"PING\r\n-ERR 'Permissions Violation for Publish to \"x\"'\r\n")
+    with pytest.raises(LinkError, match='says: Permissions Violation for Publish to "x"'):
+        flood([Link(right, "publisher 1")], b"abcd", 1, 2, 0, 0, Page(), 0.0, PATIENCE_S)
+
+
+def test_a_side_that_waits_ends_when_the_other_has_failed(pair) -> None:
+    page = Page()
+    page.abort()
+    with pytest.raises(InterruptedError):
+        tally([Link(pair[1], "subscriber 1")], page, False, True, 0, 0.0, PATIENCE_S)
+
+
+def test_a_load_that_is_stopped_ends_as_if_its_time_were_up(pair) -> None:
+    page = Page()
+    page.stop()
+    link = Link(pair[1], "publisher 1")
+    flood([link], b"abcd", 1, 2, 0, 0, page, 0.0, PATIENCE_S)
+    assert link.messages == 0
+    tally([link], page, False, False, 0, 0.0, PATIENCE_S)
+
+
+def test_settling_waits_for_every_pong(pair) -> None:
+    left, right = pair
+    with pytest.raises(LinkError, match=r"publisher 1: no answer for 0\.05 s"):
+        settle([Link(right, "publisher 1")], IMPATIENCE_S)
+    assert left.recv(100) == b"PING\r\n"
+
+
+# --- requests ---------------------------------------------------------------------------------
+
+
+def serve_answers(end: socket.socket, answer: bytes) -> None:
+    """Answer each request with this payload, twice, on the subject that it names."""
+    held = b""
+    with suppress(OSError):
+        while got := end.recv(65536):
+            held += got
+            for reply in re.findall(rb"PUB foo (\S+) 2\r\nab\r\n", held):
+                end.sendall(b"MSG %b 1 %d\r\n%b\r\n" % (reply, len(answer), answer) * 2)
+            held = held[held.rfind(b"ab\r\n") + 4 :]
+
+
+@pytest.mark.parametrize("rate", [0.0, 5000.0])
+def test_answers_are_timed_by_their_subject_whatever_they_hold(pair, rate: float) -> None:
+    left, right = pair
+    plan = Plan("foo", 1, 0, 0)
+    frame, place = plan.request(0, "_INBOX.x.0")
+    frame = frame.replace(b" 0\r\n\r\n", b" 2\r\nab\r\n")
+    answering = threading.Thread(target=serve_answers, args=(left, b"anything"))
+    answering.start()
+    link = Link(right, "requester 1")
+    latency, lateness = request([link], [frame], [place], 2, Page(), rate, 40, 0.0, PATIENCE_S)
+    right.shutdown(socket.SHUT_RDWR)
+    answering.join()
+    # Without a schedule there is one under way, and the second answer is known for what it is.
+    assert latency.count >= 40 if rate else latency.count == 40 == link.messages
+    assert lateness.count == (40 if rate else 0)
+    assert latency.max < PATIENCE_S * 1e9
+
+
+def test_nobody_who_answers_is_reported(pair) -> None:
+    left, right = pair
+    frame, place = Plan("foo", 1, 0, 0).request(0, "i")
+    left.sendall(b"HMSG i.x 1 16 16\r\nNATS/1.0 503\r\n\r\n\r\n")
+    with pytest.raises(LinkError, match="no responders"):
+        request([Link(right, "r")], [frame], [place], 2, Page(), 0.0, 1, 0.0, PATIENCE_S)
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+@given(values=st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5000), min_size=1, max_size=80))
+@settings(deadline=None, max_examples=80)
+def test_percentiles_are_right_within_a_hundredth(values: list[int]) -> None:
+    found = Histogram()
+    for value in values:
+        found.record(value)
+    found = pickle.loads(pickle.dumps(found))
+    ordered = sorted(values)
+    assert (found.count, found.min, found.max) == (len(values), ordered[0], ordered[-1])
+    assert found.mean == pytest.approx(sum(values) / len(values))
+    for share in (0.5, 0.9, 0.99, 1.0):
+        exact = ordered[max(1, -(-round(share * 100) * len(values) // 100)) - 1]
+        assert exact <= found.percentile(share) <= exact * 1.008 + 1
+
+
+def test_rates_are_over_the_time_of_those_that_did_something() -> None:
+    side = Side("published", [Client(30, 300, 0, 10**9), Client(10, 100, 10**9, 2 * 10**9)])
+    assert (side.messages, side.seconds, side.rate, side.byte_rate) == (40, 2.0, 20.0, 200.0)
+    assert side.rates() == (10.0, 20.0, 30.0, 10.0)
+    assert Side("published", [Client(0, 0, 5, 5)]).rate == 0.0
+
+
+def test_a_plan_sends_to_all_subjects_in_turn() -> None:
+    plan = Plan("foo", 3, 2, 4, messages=10, subjects=11, headers=(("a", "b"),))
+    block, frames = plan.block()
+    assert block.startswith(b"HPUB foo.00 18 22\r\nNATS/1.0\r\na: b\r\n\r\n0123\r\nHPUB foo.01 ")
+    assert block.count(b"HPUB foo.10 ") * 11 == frames == block.count(b"HPUB")
+    assert (plan.quotas(), plan.pattern, plan.copies) == ([4, 3, 3], "foo.*", 2)
+    assert Plan("foo", 3, 2, 4, queue="q").copies == Plan("foo", 1, 9, 4, is_request=True).copies
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        ("a..b", "is no subject"),
+        ("a.> --pub 1", "wildcards are for subscribing"),
+        ("a --msgs 5 --duration 1s", "either --msgs or --duration"),
+        ("a --pub 0 --sub 0", "nothing to do"),
+        ("a --sub 1 --rate 5", "give --pub"),
+        ("a --pub 1 --queue q", "give --sub"),
+        ("a --size 7 --rate 5", "needs --size 8"),
+        ("a --size many", "is not a size"),
+        ("a --duration soon", "duration"),
+        ("a -H nothing", "KEY:VALUE"),
+        ("a --csv /nowhere/at/all", "No such file"),
+        ("a -s http://x", "--server"),
+        ("a -s 127.0.0.1:1", "could not connect to 127.0.0.1:1: connection refused"),
+        ("a --creds /nowhere", "could not read /nowhere"),
+        ("", "Missing argument"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    argv: str, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NATS_URL", raising=False)
+    assert main(["bench", *argv.split()]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"shardd: [^\n]*\n", err), err
+    assert why in err
