@@ -43,8 +43,6 @@ _WITHOUT_EFFECT: Final = frozenset(
 )
 # What would be missed, by key, and what it is called.
 _NOT_SERVED: Final[Mapping[str, str]] = {
-    "ft_group": "fault-tolerance groups",
-    "ft_group_name": "fault-tolerance groups",
     "cluster": "clustering of streaming servers",
     "encrypt": "encryption of stored messages",
     "encryption_cipher": "encryption of stored messages",
@@ -96,6 +94,7 @@ def options_of(section: Section, notes: Notes) -> StreamingOptions:
             _boolean_of,
         ),
         **_names("partitioning", "partitioning", _boolean_of),
+        **_names("ft_group ft_group_name", "ft_group", _text_of),
         **_names("sd stan_debug", "debug", _boolean_of),
         **_names("sv stan_trace", "trace", _boolean_of),
         **_names(
