@@ -3,7 +3,9 @@
 The active server tells the others on `_STAN.ft.<cluster>.<group>` that it lives. One that has not
 heard of it for a while tries to take the store's lock, which is the only judge of who may serve:
 heartbeats merely save tries. Should two hold it all the same (a file system that does not keep its
-word), the one that was active later ends as soon as it hears of the other.
+word), the one that was active later ends as soon as it hears of the other. Not so where the store
+itself keeps out who has lost the lock: there the earlier one may be the one that was frozen, and
+ends by itself, and the later one must not give way to it.
 
 Nothing here waits, and nobody but the lead of a pool takes part.
 """
@@ -77,6 +79,7 @@ class Contender:
         clock_ns: unix time.
         chance: numbers from 0 to 1.
         is_connected: whether the server could serve anybody now.
+        is_fenced: whether the store lets nobody write who has lost the lock.
     """
 
     def __init__(
@@ -93,6 +96,7 @@ class Contender:
         clock_ns: Callable[[], int],
         chance: Callable[[], float],
         is_connected: Callable[[], bool],
+        is_fenced: bool,
     ) -> None:
         self._bus = bus
         self._subject = subject
@@ -105,6 +109,7 @@ class Contender:
         self._clock_ns = clock_ns
         self._chance = chance
         self._is_connected = is_connected
+        self._is_fenced = is_fenced
         self._timer: Timer | None = None
         self._is_stopped = False
         self._activated_ns = 0  # 0: standing by
@@ -188,7 +193,7 @@ class Contender:
             log.error("STREAM: Error decoding activation time: %s", error)
             return
         text = f'ft: serverID "{message.server_id}" claims to be active'
-        if theirs_ns < self._activated_ns:
+        if theirs_ns < self._activated_ns and not self._is_fenced:
             self.stop()
             self._on_abort(f"{text}, aborting")
         else:

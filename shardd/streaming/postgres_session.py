@@ -247,13 +247,12 @@ class Session:
 
     def _lock(self, part: int, until: float) -> None:
         """Waits for the last owner's connection to end, for a while."""
+        rows = "SELECT {} FROM shardd_parts WHERE part = %s"
         while not self._value(_TRY_LOCK, part):
+            if self._token:
+                self._check_tokens([self._value(rows.format("token"), part)])
             if time.monotonic() >= until:
-                rows = "SELECT {} FROM shardd_parts WHERE part = %s"
                 owner = self._value(rows.format("owner"), part)
-                token = self._value(rows.format("token"), part)
-                if self._token:
-                    self._check_tokens([token])
                 text = f"{self.place}: is in use by another server ({owner})"
                 raise StoreUnavailableError(text) if self._token else StoreError(text)
             time.sleep(_LOCK_POLL_S)

@@ -87,6 +87,7 @@ class Standby:
                 clock_ns=time.time_ns,
                 chance=random.Random().random,
                 is_connected=is_connected,
+                is_fenced=store.is_fenced,
             )
 
     def start(self, on_recovered: Callable[[Recovered], object]) -> None:

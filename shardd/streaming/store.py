@@ -100,6 +100,11 @@ class CommitResult:
 class Store(ABC):
     """One store, opened by one streaming worker. Errors that end it are StoreError."""
 
+    @property
+    def is_fenced(self) -> bool:
+        """Whether nobody can write any more who has lost the lock."""
+        return False
+
     def try_lock(self) -> bool:
         """Takes the lock of a store that several servers share, for as long as this process lives
         or until `close`; called before `recover`, by the lead, from any thread, and again until it
