@@ -264,7 +264,8 @@ class Supervisor:
                 self._ports_file.write(self._urls())
             _log.info("Server is ready")
             self._notifier.ready(self._status())
-            if self._setup.streaming_count:
+            streaming = self._setup.config.streaming
+            if streaming is not None and not streaming.ft_group:  # a group's active server says so
                 _log.info("STREAM: Streaming Server is ready")
 
     def _handle_signal(self, number: signal.Signals) -> None:
@@ -486,7 +487,7 @@ class Supervisor:
         self._ring_all()
         if was_stopping or (self._watch.is_retired and not ending.was_ready):
             return
-        self._forget_memory(ending)
+        self._end_pool(ending)
         if self._must_give_up(ending, ended):
             return
         phase = "" if ending.was_ready else " while booting"
@@ -505,12 +506,19 @@ class Supervisor:
                 ending.restart_s,
             )
 
-    def _forget_memory(self, ending: Ending) -> None:
-        """A store in memory that is lost in part is lost as a whole, as the original's is: clients
-        learn that they have to begin anew, and do not wait on what half of the pool forgot."""
+    def _end_pool(self, ending: Ending) -> None:
+        """Whether the rest of a streaming pool must not go on without one that has ended.
+
+        A store in memory that is lost in part is lost as a whole, as the original's is: clients
+        learn that they have to begin anew, and do not wait on what half of the pool forgot. The
+        lead of a fault-tolerance group held the lock: another server may have it now.
+        """
         streaming = self._setup.config.streaming
         is_served = ending.was_ready and ending.index in self._setup.streaming_slots
-        if streaming is None or streaming.store != "MEMORY" or not is_served:
+        if streaming is None or not is_served:
+            return
+        has_lock = bool(streaming.ft_group) and ending.index == self._setup.streaming_first
+        if streaming.store != "MEMORY" and not has_lock:
             return
         for index in self._setup.streaming_slots:
             if self._watch.pid(index):

@@ -142,6 +142,9 @@ SERVED: Final[Mapping[str, tuple[Flag, ...]]] = {
         ),
         Flag(("hb_timeout", "hbt"), Kind.DURATION, "For an answer (default: 10s)", "duration"),
         Flag(("hb_fail_count", "hbf"), Kind.INTEGER, "Missed until closed (default: 10)", "count"),
+        Flag(
+            ("ft_group",), Kind.TEXT, "Of the servers with this name and store one serves", "name"
+        ),
         Flag(("replace_durable",), Kind.BOOLEAN, "A second durable takes over (default: false)"),
         Flag(("stan_debug", "SD"), Kind.BOOLEAN, "Log what developers want to know of streaming"),
         Flag(("stan_trace", "SV"), Kind.BOOLEAN, "Log requests and messages of streaming"),
@@ -192,7 +195,6 @@ NOT_SERVED: Final = (
 # The original streaming server's flags that are refused, as the same settings of a file are:
 # whoever gives them relies on them.
 REFUSED: Final = (
-    Flag(("ft_group",), Kind.TEXT, "fault-tolerance groups"),
     Flag(("file_slice_archive_script",), Kind.TEXT, "archive scripts"),
     Flag(("clustered",), Kind.BOOLEAN, "clustering of streaming servers"),
     *(

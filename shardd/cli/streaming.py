@@ -24,6 +24,7 @@ _TOP: Final = {
     "dir": "directory",
     "hb_fail_count": "heartbeat_fail_count",
     "replace_durable": "replace_durable",
+    "ft_group": "ft_group",
     "stan_debug": "debug",
     "stan_trace": "trace",
     "io_batch_size": "io_batch_size",

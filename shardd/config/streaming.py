@@ -100,6 +100,7 @@ class StreamingOptions:
     heartbeat_fail_count: int = 10
     replace_durable: bool = False
     partitioning: bool = False
+    ft_group: str = ""  # servers with one store, of which one is active
     file: FileOptions = field(default_factory=FileOptions)
     sql: SqlOptions = field(default_factory=SqlOptions)
     nats: NatsOptions = field(default_factory=NatsOptions)

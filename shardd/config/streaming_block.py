@@ -44,8 +44,6 @@ _WITHOUT_EFFECT: Final = frozenset(
 )
 # What would be missed, by key, and what it is called.
 _NOT_SERVED: Final[Mapping[str, str]] = {
-    "ft_group": "fault-tolerance groups",
-    "ft_group_name": "fault-tolerance groups",
     "cluster": "clustering of streaming servers",
     "slice_archive_script": "archive scripts",
     "slice_archive": "archive scripts",
@@ -117,6 +115,7 @@ def _keys(notes: Notes) -> dict[str, _Key]:
             _boolean_of,
         ),
         **_names("partitioning", "partitioning", _boolean_of),
+        **_names("ft_group ft_group_name", "ft_group", _text_of),
         **_names("sd stan_debug", "debug", _boolean_of),
         **_names("sv stan_trace", "trace", _boolean_of),
         **_names(

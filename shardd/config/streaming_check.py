@@ -40,6 +40,8 @@ def check_streaming(options: StreamingOptions) -> None:
             raise ConfigError(f"streaming {key}: must be positive")
     if options.heartbeat_fail_count < 0:
         raise ConfigError("streaming hb_fail_count: cannot be negative")
+    if options.ft_group and options.store not in ("FILE", "SQL"):
+        raise ConfigError("ft: only FILE or SQL stores supported in FT mode")
     if options.partitioning and not options.limits.channels:
         raise ConfigError("stan: no configured channel")
     if options.dead_letter_channel:
@@ -50,10 +52,11 @@ def check_streaming(options: StreamingOptions) -> None:
 
 
 def _check_names(options: StreamingOptions) -> None:
-    """Both become part of subjects."""
+    """They become part of subjects."""
     for key, text in (
         ("cluster_id", options.cluster_id),
         ("discover_prefix", options.discover_prefix),
+        ("ft_group", options.ft_group or "none"),
     ):
         if not is_channel_name(text, with_wildcards=False) or not text.isprintable() or " " in text:
             raise ConfigError(f'streaming {key}: "{text}" cannot be part of a subject')

@@ -121,7 +121,7 @@ class Monitoring:
         handlers["ipqueuesz"] = self._nothing
         if self._streaming.is_served:
             handlers["streaming"] = self._streaming_index
-            handlers["streaming/isFTActive"] = self._not_fault_tolerant
+            handlers["streaming/isFTActive"] = self._is_ft_active
             handlers |= {f"streaming/{path}": self._of_streaming(path) for path in PATHS}
         for name, make in absent.DOCUMENTS.items():
             handlers[name] = self._absent(make)
@@ -190,9 +190,9 @@ class Monitoring:
     async def _streaming_index(self, _: web.Request) -> web.Response:
         return web.Response(text=INDEX, content_type="text/html", headers=HEADERS)
 
-    async def _not_fault_tolerant(self, _: web.Request) -> web.Response:
-        """204: no active member of a fault-tolerance group."""
-        return web.Response(status=204)
+    async def _is_ft_active(self, _: web.Request) -> web.Response:
+        """200 from the active server of a fault-tolerance group, 204 from any other."""
+        return web.Response(status=200 if await self._streaming.is_active() else 204)
 
     async def _nothing(self, _: web.Request) -> web.Response:
         """nats-server's own queues: there are none."""

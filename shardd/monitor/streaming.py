@@ -10,6 +10,7 @@ from typing import Final
 from shardd.host import HostSetup
 from shardd.monitor.asker import Asker
 from shardd.streaming import questions, statistics
+from shardd.streaming.core import State
 
 PATHS: Final = statistics.PATHS
 INDEX: Final = """<!doctype html>
@@ -48,3 +49,9 @@ class StreamingDocuments:
             return 503, *statistics.encoded(_NOT_READY, query)
         status, document = questions.assemble(answers, path, query)
         return status, *statistics.encoded(document, query)
+
+    async def is_active(self) -> bool:
+        """Whether this is the active server of a fault-tolerance group; the lead knows."""
+        question = {"ask": questions.QUESTION, "path": "serverz", "query": {}}
+        answers = await self._asker.last(self._slots[:1], question)
+        return any(answer["state"] == State.FT_ACTIVE for answer in answers)

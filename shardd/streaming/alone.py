@@ -1,7 +1,8 @@
 """`shardd streaming --nats URL`: the pool as one process of its own, a client of NATS servers.
 
 One process owns every part of the store. It keeps running while NATS cannot be reached, reads its
-store before it connects for the first time, and leaves it to whoever started it to start it again.
+store before it connects for the first time (unless it stands by for another server), and leaves it
+to whoever started it to start it again.
 """
 
 import asyncio
@@ -27,10 +28,11 @@ from shardd.notify import Notifier
 from shardd.pulse import TICK_S, run_loop
 from shardd.runfiles import RuntimeDirectory, write_pid_file
 from shardd.streaming.dialer import Dialer
-from shardd.streaming.main import code_of, recover
+from shardd.streaming.main import code_of
 from shardd.streaming.questions import answers, process_name
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
+from shardd.streaming.stores import open_store, recover
 from shardd.streaming.tcp_bus import TcpBus
 
 _CLOSE_S: Final = 0.05  # for what is written last to leave
@@ -46,25 +48,27 @@ class Alone:
         options: StreamingOptions,
         loop: asyncio.AbstractEventLoop,
         store: Store,
-        recovered: Recovered,
+        recovered: Recovered | None,
         inquiries: socket.socket,
         notifier: Notifier,
     ) -> None:
         self._notifier = notifier
         self._loop = loop
         self._fault: BaseException | None = None
-        self._recovered: Recovered | None = recovered
+        self._recovered = recovered
+        self._is_begun = False
         self._is_stopping = False
         self.exit_code = ExitCode.CLEAN
         self._bus = TcpBus()
         name = f"_NSS-{options.cluster_id}-general"
         self._dialer = Dialer(self._bus, options.nats, name, self._on_connected)
         self._task: asyncio.Task[None] | None = None
-        self._served = Served(options, self._bus, store, 0, loop, self._bus.finish, self.fail)
-        self._inquiries = Inquiries(
-            inquiries, loop, answers(self._served.server, new_server_id(), loop)
+        server_id = new_server_id()
+        self._served = Served(
+            options, self._bus, store, 0, loop, server_id, self._bus.finish, self.fail
         )
-        self._is_serving = False
+        self._inquiries = Inquiries(inquiries, loop, answers(self._served.server, server_id, loop))
+        self._is_present = False  # serving, or standing by
         self._dialer.on_servers = self._served.servers_changed
 
     def start(self) -> None:
@@ -80,21 +84,28 @@ class Alone:
     def _tick(self) -> None:
         self._loop.call_later(TICK_S, self._tick)
         logs.tick()
-        if self._is_serving:
+        if self._is_present:
             self._notifier.alive()
 
     def _on_connected(self, _: NatsUrl) -> None:
-        if self._recovered is not None and not self._is_stopping:
+        if not self._is_begun and not self._is_stopping:
+            self._is_begun = True
             recovered, self._recovered = self._recovered, None
             self._served.start(recovered, self._on_ready)
+            if self._served.stands_by:
+                self._appear()
 
     def _on_ready(self, error: str) -> None:
         if error:
             self.fail(StoreError(error))
             return
-        self._is_serving = True
+        if not self._is_present:
+            self._appear()
+            log.info("STREAM: Streaming Server is ready")
+
+    def _appear(self) -> None:
+        self._is_present = True
         self._inquiries.start()
-        log.info("STREAM: Streaming Server is ready")
         self._notifier.ready("Streaming, as a client of NATS servers elsewhere")
 
     def _on_end(self, task: "asyncio.Task[None]") -> None:
@@ -110,9 +121,9 @@ class Alone:
         self._notifier.stopping("Stopping")
         if number == signal.SIGTERM:
             self.exit_code = ExitCode.STREAMING_TERMINATED
-        if self._is_serving:
+        if self._is_present:
             self._inquiries.stop()
-        self._served.engine.stop(self._stopped)
+        self._served.stop(self._stopped)
 
     def _stopped(self) -> None:
         if self._task is not None:
@@ -165,7 +176,8 @@ def run(config: Config) -> int:
             runtime = RuntimeDirectory.create()
             stack.callback(runtime.close)
             inquiries = stack.enter_context(open_inquiries(runtime.path, process_name(0)))
-            store, recovered = recover(options, 0, 1, loop)
+            store = open_store(options, 0, 1, loop)
+            recovered = None if options.ft_group else recover(store, options)
             alone = Alone(options, loop, store, recovered, inquiries, notifier)
         except (BootError, StoreError) as error:
             log.critical("STREAM: %s", error)

@@ -6,6 +6,7 @@ requests for the rows that they changed.
 
 import logging
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Final
 
 from shardd.config.streaming import StreamingOptions
@@ -28,6 +29,14 @@ POSITIONS_MS: Final = 50
 RETRY_MS: Final = 250
 # A log that could not be read is tried again this soon.
 READ_AGAIN_MS: Final = 1000
+
+
+class State(StrEnum):
+    """What a server is, under the original's names (sheet 14, 17)."""
+
+    STANDALONE = "STANDALONE"
+    FT_STANDBY = "FT_STANDBY"  # another server of its group serves
+    FT_ACTIVE = "FT_ACTIVE"
 
 
 class Core:
@@ -57,6 +66,7 @@ class Core:
         self.last_ids: dict[int, int] = {}
         self.row: ServerRow | None = None
         self.started_ns = 0
+        self.state = State.FT_STANDBY if options.ft_group else State.STANDALONE
         # Called when something is to be done outside of a pass: the driver makes one.
         self.on_wake: Callable[[], object] | None = None
         # Called with every channel of a batch that was committed.

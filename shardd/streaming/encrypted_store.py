@@ -132,6 +132,15 @@ class EncryptedStore(Store):
         self._inner = inner
         self._keys = keys
 
+    @property
+    def is_fenced(self) -> bool:
+        """As the store inside."""
+        return self._inner.is_fenced
+
+    def try_lock(self) -> bool:
+        """That of the store inside."""
+        return self._inner.try_lock()
+
     def recover(self) -> Recovered:
         """Reads everything.
 

@@ -10,6 +10,7 @@ publishers are told, and the next commit tries again, so a disk that was full ne
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -62,10 +63,12 @@ LEAD_DATABASE: Final = "clients.db"
 LEAD_LOCK: Final = "clients.lock"
 PART_DATABASE: Final = "state.db"
 PART_LOCK: Final = "lock"
+GROUP_LOCK: Final = ".rootdir.lck"  # as in the original's directory
 FOREIGN_FILE: Final = "server.dat"  # what the original server has in its directory
 
 _TICK_S: Final = 1.0
 _OPENERS: Final = 8  # threads that open parts at a start
+_LOCK_POLL_S: Final = 0.05
 _RETRY_S: Final = 1.0  # after rows could not be written
 
 
@@ -83,8 +86,8 @@ def part_name(part: int) -> str:
     return f"p{part:02d}"
 
 
-def take_lock(path: Path, what: str) -> int:
-    """An open file that is locked until it is closed.
+def take_lock(path: Path, what: str, wait_s: float = 0.0) -> int:
+    """An open file that is locked until it is closed; waits so long for who has it.
 
     Raises:
         StoreError: another process has the lock, or the file cannot be opened.
@@ -93,14 +96,20 @@ def take_lock(path: Path, what: str) -> int:
         fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        if isinstance(error, BlockingIOError):
+    until_s = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until_s:
+                time.sleep(_LOCK_POLL_S)
+                continue
+            os.close(fd)
             raise StoreError(f"{path}: another process uses {what}: end it first") from None
-        raise StoreError(f"{path}: {error.strerror}") from None
-    return fd
+        except OSError as error:
+            os.close(fd)
+            raise StoreError(f"{path}: {error.strerror}") from None
+        return fd
 
 
 class FileStore(Store):
@@ -113,6 +122,7 @@ class FileStore(Store):
         is_lead: whether the server's and the clients' rows are kept here.
         call_soon: has the event loop call something, and may be called from any thread
             (`loop.call_soon_threadsafe`).
+        lock_s: how long to wait for parts that another process has.
     """
 
     def __init__(
@@ -123,6 +133,7 @@ class FileStore(Store):
         *,
         is_lead: bool,
         call_soon: Callable[[Callable[[], object]], object],
+        lock_s: float = 0.0,
     ) -> None:
         self._directory = directory.absolute()
         self._numbers = tuple(parts)
@@ -131,6 +142,8 @@ class FileStore(Store):
         self._call_soon = call_soon
         self._home = LogHome(options, self._start_ticking, self._ask_to_release)
         self._parts: dict[int, _Part] = {}
+        self._lock_s = lock_s
+        self._group_lock = -1
         self._lead_lock = -1
         self._lead: LeadDatabase | None = None
         self._lead_changes = LeadChanges()
@@ -149,6 +162,20 @@ class FileStore(Store):
         self._writer = CommitWriter({}, None, is_synced=options.sync)
 
     # --- opening ---------------------------------------------------------------------------------
+
+    def try_lock(self) -> bool:
+        """A POSIX lock, which ends with the process; the file must not be opened twice in it."""
+        path = self._directory / GROUP_LOCK
+        try:
+            if self._group_lock < 0:
+                os.makedirs(self._directory, 0o750, exist_ok=True)
+                self._group_lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            fcntl.lockf(self._group_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and self._group_lock >= 0:
+                return False
+            raise StoreError(f"{path}: {error.strerror}") from None
+        return True
 
     def recover(self) -> Recovered:
         """Opens the parts and reads everything."""
@@ -176,7 +203,7 @@ class FileStore(Store):
                 f"{self._directory}: cannot be written: no permission, or a read-only file system"
             )
         if self._is_lead:
-            self._lead_lock = take_lock(self._directory / LEAD_LOCK, "this store")
+            self._lead_lock = take_lock(self._directory / LEAD_LOCK, "this store", self._lock_s)
             self._lead = LeadDatabase(self._directory / LEAD_DATABASE)
             server, clients = self._lead.server(), tuple(self._lead.clients())
         channels: list[RecoveredChannel] = []
@@ -199,7 +226,7 @@ class FileStore(Store):
         if not directory.exists():
             directory.mkdir(0o750)
             sync_directory(str(self._directory))
-        lock = take_lock(directory / PART_LOCK, "this part of the store")
+        lock = take_lock(directory / PART_LOCK, "this part of the store", self._lock_s)
         try:
             database = PartDatabase(directory / PART_DATABASE)
         except BaseException:
@@ -522,3 +549,6 @@ class FileStore(Store):
         if self._lead_lock >= 0:
             os.close(self._lead_lock)
             self._lead_lock = -1
+        if self._group_lock >= 0:
+            os.close(self._group_lock)
+            self._group_lock = -1

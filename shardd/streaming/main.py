@@ -1,10 +1,10 @@
 """One streaming worker process of a host: boot, run, end.
 
 It opens its parts of the store and reads them before it joins the mesh, so that no ring waits for
-it meanwhile. Once it knows every process of the host its server begins; when that can serve, the
-process counts as ready, and with the last of them the host takes its first client. An exception
-that nobody handles ends the process: the supervisor starts another one, which reads the store
-again.
+it meanwhile; only a server that stands by for another one joins without. Once it knows every
+process of the host its server begins; when that can serve, the process counts as ready, and with
+the last of them the host takes its first client. An exception that nobody handles ends the process:
+the supervisor starts another one, which reads the store again.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from typing import Any, Final
 import uvloop
 
 from shardd import log as logs
-from shardd.config.streaming import KEY_VARIABLE, StreamingOptions
 from shardd.errors import BootError, ExitCode, StoreError, StoreUnavailableError
 from shardd.host import HostSetup
 from shardd.inquiry import Inquiries
@@ -36,7 +35,7 @@ from shardd.streaming.mesh_bus import MeshBus
 from shardd.streaming.questions import answers
 from shardd.streaming.served import Served
 from shardd.streaming.store import Recovered, Store
-from shardd.streaming.stores import open_store
+from shardd.streaming.stores import open_store, recover
 from shardd.topology import Topology
 
 _TICK_S: Final = 0.05
@@ -56,7 +55,7 @@ class StreamingWorker:
         slot: int,
         loop: asyncio.AbstractEventLoop,
         store: Store,
-        recovered: Recovered,
+        recovered: Recovered | None,
     ) -> None:
         assert setup.config.streaming is not None
         options = setup.config.streaming
@@ -65,8 +64,9 @@ class StreamingWorker:
         self._loop = loop
         self._fault: BaseException | None = None
         self.exit_code = ExitCode.CLEAN
-        self._recovered: Recovered | None = recovered
-        self._is_serving = False
+        self._recovered = recovered
+        self._is_begun = False
+        self._is_present = False  # serving, or standing by
         self._is_ready = False
         self._is_stopping = False
         # A lead that is the first one asks whether it is alone, also on hosts that are dialed now.
@@ -93,8 +93,10 @@ class StreamingWorker:
             pool.PREFIX,
         )
         index = slot - setup.streaming_first
-        self._served = Served(options, self._bus, store, index, loop, self._finish, self.fail)
-        self._engine, self._server = self._served.engine, self._served.server
+        self._served = Served(
+            options, self._bus, store, index, loop, setup.server_id, self._finish, self.fail
+        )
+        self._server = self._served.server
         self._inquiries = Inquiries(
             setup.inquiries[slot],
             loop,
@@ -123,10 +125,10 @@ class StreamingWorker:
             return
         self._is_stopping = True
         self._on_doorbell()  # what has arrived before the signal
-        if self._is_serving:
+        if self._is_present:
             self._inquiries.stop()
         self._setup.slots.set_state(self._slot, State.STOPPING)
-        self._engine.stop(self._stopped)
+        self._served.stop(self._stopped)
 
     def _stopped(self) -> None:
         self._finish()
@@ -151,7 +153,7 @@ class StreamingWorker:
         self._bus.run(_now_ms())
         if self._setup.slots.epoch != self._epoch:
             self._look_for_others()
-        if not self._is_serving:
+        if not self._is_present:
             self._begin()
 
     def _look_for_others(self) -> None:
@@ -174,10 +176,13 @@ class StreamingWorker:
 
     def _begin(self) -> None:
         """Serve as soon as everybody is known; be ready as soon as clients can be served."""
-        if self._recovered is not None and self._mesh.knows_all() and self._has_looked_around():
+        if not self._is_begun and self._mesh.knows_all() and self._has_looked_around():
+            self._is_begun = True
             recovered, self._recovered = self._recovered, None
             self._served.start(recovered, self._on_serving)
-        must_tell = self._is_serving and not self._is_ready and not self._is_stopping
+            if self._served.stands_by:
+                self._appear()
+        must_tell = self._is_present and not self._is_ready and not self._is_stopping
         if must_tell and self._mesh.is_complete():
             self._is_ready = True
             self._notify_supervisor()
@@ -197,9 +202,14 @@ class StreamingWorker:
         if error:
             self.fail(StoreError(error))
             return
-        self._is_serving = True
+        if not self._is_present:
+            self._appear()
+            self._begin()
+
+    def _appear(self) -> None:
+        """Clients of the host may come: this worker serves, or another server does so for it."""
+        self._is_present = True
         self._inquiries.start()
-        self._begin()
 
     def _finish(self) -> None:
         self._bus.finish(_now_ms())
@@ -245,7 +255,8 @@ def run(setup: HostSetup, slot: int) -> int:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        store, recovered = recover(options, slot - setup.streaming_first, options.workers, loop)
+        store = open_store(options, slot - setup.streaming_first, options.workers, loop)
+        recovered = None if options.ft_group else recover(store, options)
     except (BootError, StoreError) as error:
         log.critical("STREAM: %s", error)
         loop.close()
@@ -259,27 +270,6 @@ def code_of(error: Exception) -> ExitCode:
     """What a process returns that cannot serve, or not any more, for a reason it has said."""
     is_waiting = isinstance(error, StoreUnavailableError)
     return ExitCode.STORE_UNAVAILABLE if is_waiting else ExitCode.CONFIGURATION
-
-
-def recover(
-    options: StreamingOptions, index: int, workers: int, loop: asyncio.AbstractEventLoop
-) -> tuple[Store, Recovered]:
-    """Opens this worker's parts of the store and reads them. Raises StoreError."""
-    store = open_store(options, index, workers, loop)
-    recovered = store.recover()
-    for line in recovered.repairs:
-        log.warning("STREAM: %s", line)
-    if recovered.server is not None and recovered.server.cluster_id != options.cluster_id:
-        raise StoreError(
-            f'cluster ID "{options.cluster_id}" does not match recovered value of'
-            f' "{recovered.server.cluster_id}"'
-        )
-    if recovered.server is not None and recovered.server.key_check and not options.encrypt:
-        raise StoreError(
-            "the store holds encrypted messages: set `encrypt: true`, or --encrypt, and give the"
-            f" key in {KEY_VARIABLE}"
-        )
-    return store, recovered
 
 
 def _now_ms() -> int:

@@ -7,6 +7,7 @@ A message that carries nothing is encoded as no bytes at all; every field is the
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from shardd.streaming.protobuf import (
     Message,
@@ -172,3 +173,18 @@ class Ack(Message):
 
     subject: bytes = octets(1)
     sequence: int = uint64(2)
+
+
+# The kinds of ControlMessage.
+FT_HEARTBEAT: Final = 3
+PARTITIONING: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ControlMessage(Message):
+    """What servers say to each other (streaming sheet 14, 15)."""
+
+    kind: int = int32(1)
+    server_id: str = text(2)
+    data: bytes = octets(3)
+    reference: bytes = octets(4)

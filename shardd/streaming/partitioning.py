@@ -7,28 +7,15 @@ the other as a pattern. A second without an answer ends the question (streaming 
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from shardd.errors import BootError
+from shardd.streaming.messages import PARTITIONING, ControlMessage
 from shardd.streaming.partition_bus import ANSWERS, QUESTIONS, PartitionBus, covers
-from shardd.streaming.protobuf import Message, int32, octets, text
 
 ANSWER_S: Final = 1.0
 # Far below the smallest limit of a payload that a server is configured with.
 LIST_BYTES_MAX: Final = 65_536
-
-_PARTITIONING: Final = 4  # of the kinds of CtrlMsg
-
-
-@dataclass(frozen=True, slots=True)
-class ControlMessage(Message):
-    """What servers say to each other."""
-
-    kind: int = int32(1)
-    server_id: str = text(2)
-    data: bytes = octets(3)
-    reference: bytes = octets(4)
 
 
 class Timer(Protocol):
@@ -80,7 +67,7 @@ class Partitions:
 
     def _ask(self) -> None:
         for data in _lists(self._entries):
-            question = ControlMessage(_PARTITIONING, self._server_id, data)
+            question = ControlMessage(PARTITIONING, self._server_id, data)
             self._bus.send(self._subject, question.encode(), self._inbox)
         self._wait()
 
@@ -101,13 +88,13 @@ class Partitions:
             message = ControlMessage.decode(payload)
         except ValueError:
             return
-        if message.kind != _PARTITIONING or message.server_id in ("", self._server_id):
+        if message.kind != PARTITIONING or message.server_id in ("", self._server_id):
             return
         if sid == ANSWERS:
             self._answered(message)
         elif reply:
             clash = self._clash(message.data).encode()
-            answer = ControlMessage(_PARTITIONING, self._server_id, clash, message.reference)
+            answer = ControlMessage(PARTITIONING, self._server_id, clash, message.reference)
             self._bus.send(reply, answer.encode())
 
     def _answered(self, message: ControlMessage) -> None:

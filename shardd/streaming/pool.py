@@ -152,6 +152,27 @@ class Buried:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class GroupHello:
+    """A follower to the lead, in a fault-tolerance group: is this server the active one?"""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupActive:
+    """The lead to all: it has the lock of the store. Open your parts of it."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class GroupServing:
+    """A follower to the lead: it serves."""
+
+    worker: int
+
+
 Message = (
     Hello
     | LeadUp
@@ -163,6 +184,9 @@ Message = (
     | ChannelNames
     | Bury
     | Buried
+    | GroupHello
+    | GroupActive
+    | GroupServing
 )
 
 _KINDS: Final[dict[str, type[Message]]] = {
@@ -178,6 +202,9 @@ _KINDS: Final[dict[str, type[Message]]] = {
         ChannelNames,
         Bury,
         Buried,
+        GroupHello,
+        GroupActive,
+        GroupServing,
     )
 }
 

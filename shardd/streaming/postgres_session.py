@@ -90,6 +90,7 @@ CREATE TABLE shardd_subscriptions (
 """
 # Workers that begin at the same time make the tables once.
 _LOCK_TABLES: Final = "SELECT pg_advisory_xact_lock(hashtext('shardd tables'))"
+_TRY_LOCK: Final = "SELECT pg_try_advisory_lock('shardd_parts'::regclass::oid::bigint * 32 + %s)"
 
 
 class FencedError(StoreUnavailableError):
@@ -132,6 +133,7 @@ class Session:
         self._lock_s = lock_s
         self._token = 0
         self._connection: Connection | None = None
+        self._is_leading = False  # the connection has the lead's part, and `open` goes on with it
         self._backend: tuple[Any, ...] = ()  # of the last connection: process and its start
         self._patience_s = 2 * STATEMENT_S + ANSWER_S
         self._asked_at_s = 0.0  # when what is under way was begun; 0: nothing is, or it may be long
@@ -152,17 +154,42 @@ class Session:
             FencedError: somebody else has, or had, a part since this session owned it.
             StoreError: something that the operator has to change.
         """
-        self.close()
+        with self._opening():
+            if not self._is_leading:
+                self.close()
+                self._connect()
+            self._is_leading = False
+            with self._timed():
+                self._take_parts()
+
+    def try_lead(self) -> bool:
+        """Takes the lead's part, if nobody has it, ahead of `open`; the connection stays.
+
+        Raises:
+            StoreError: as `open`.
+        """
+        with self._opening():
+            if self._connection is None:
+                self._connect()
+            with self._timed():
+                self._is_leading = bool(self._value(_TRY_LOCK, LEAD_PART))
+        return self._is_leading
+
+    def _connect(self) -> None:
         try:
             self._connection = psycopg.connect(**self._parameters, autocommit=True)
         except psycopg.Error as error:
             raise StoreUnavailableError(
                 f"{self.place} cannot be reached: {self.reason(error)}"
             ) from None
+        with self._timed():
+            self._prepare()
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """What goes wrong leaves no connection."""
         try:
-            with self._timed():
-                self._prepare()
-                self._take_parts()
+            yield
         except psycopg.Error as error:
             is_lost = self._is_lost(error)
             self.close()
@@ -181,6 +208,10 @@ class Session:
             )
         limit_ms = self._value("SELECT setting FROM pg_settings WHERE name = 'statement_timeout'")
         self._patience_s = 2 * int(limit_ms) / 1000 + ANSWER_S
+        for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"):
+            # So that the database, too, notices soon when this host is gone, and frees its locks.
+            seconds = self._parameters[name.removeprefix("tcp_")]
+            connection.execute("SELECT set_config(%s, %s, false)", (name, str(seconds)))
         with connection.transaction():
             connection.execute(_LOCK_TABLES)
             if self._value("SELECT to_regclass('shardd_store')") is None:
@@ -226,14 +257,12 @@ class Session:
 
     def _lock(self, part: int, until: float) -> None:
         """Waits for the last owner's connection to end, for a while."""
-        ask = "SELECT pg_try_advisory_lock('shardd_parts'::regclass::oid::bigint * 32 + %s)"
-        while not self._value(ask, part):
+        rows = "SELECT {} FROM shardd_parts WHERE part = %s"
+        while not self._value(_TRY_LOCK, part):
+            if self._token:
+                self._check_tokens([self._value(rows.format("token"), part)])
             if time.monotonic() >= until:
-                rows = "SELECT {} FROM shardd_parts WHERE part = %s"
                 owner = self._value(rows.format("owner"), part)
-                token = self._value(rows.format("token"), part)
-                if self._token:
-                    self._check_tokens([token])
                 text = f"{self.place}: is in use by another server ({owner})"
                 raise StoreUnavailableError(text) if self._token else StoreError(text)
             time.sleep(_LOCK_POLL_S)

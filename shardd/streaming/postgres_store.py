@@ -66,6 +66,8 @@ class PostgresStore(Store):
         call_soon: calls what it is given in the event loop; used by the store's thread.
         cached_bytes: how many bytes of messages to hold in memory.
         lock_s: how long to wait for parts that another process has.
+        is_exclusive: end at once when the database cannot be asked any more, instead of waiting
+            for it: another server may be about to take over.
 
     Raises:
         StoreError: the options are wrong.
@@ -80,11 +82,13 @@ class PostgresStore(Store):
         call_soon: Callable[[Callable[[], object]], object],
         cached_bytes: int = CACHED_BYTES,
         lock_s: float = LOCK_S,
+        is_exclusive: bool = False,
     ) -> None:
         self._numbers = list(parts)
         self._is_lead = is_lead
         owned = [*self._numbers, LEAD_PART] if is_lead else self._numbers
         self._session = Session(options.source, owned, lock_s)
+        self._is_exclusive = is_exclusive
         self._call_soon = call_soon
         self._home = PostgresHome(cached_bytes, self._on_load, self._on_moved)
         self._thread: DatabaseThread | None = None
@@ -101,6 +105,15 @@ class PostgresStore(Store):
         self._is_failing = False
         self._has_asked = False  # `_work` will be called
         self._retry_at_s = 0.0
+
+    @property
+    def is_fenced(self) -> bool:
+        """The tokens of the parts see to it."""
+        return True
+
+    def try_lock(self) -> bool:
+        """The lead's part of the database, which ends with the session."""
+        return self._session.try_lead()
 
     def recover(self) -> Recovered:
         """Takes the parts and reads everything.
@@ -129,6 +142,7 @@ class PostgresStore(Store):
             self._session,
             on_ended=lambda: self._later(self._finish),
             on_fenced=lambda: self._later(self._end),
+            is_exclusive=self._is_exclusive,
         )
         self._thread.start()
         if self._graves:

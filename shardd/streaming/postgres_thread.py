@@ -41,6 +41,8 @@ class DatabaseThread:
         session: open, and from now on the thread's.
         on_ended: called in the thread for a task that has ended; it is in `ended` then.
         on_fenced: called in the thread, once, when somebody else has taken over.
+        is_exclusive: a connection that cannot be replaced at once counts as that; and nobody is
+            answered any more then, because another server may have answered better.
     """
 
     def __init__(
@@ -48,10 +50,13 @@ class DatabaseThread:
         session: Session,
         on_ended: Callable[[], object],
         on_fenced: Callable[[], object],
+        *,
+        is_exclusive: bool = False,
     ) -> None:
         self._session = session
         self._on_ended = on_ended
         self._on_fenced = on_fenced
+        self._is_exclusive = is_exclusive
         self.ended: deque[Task] = deque()
         self.fenced: FencedError | None = None
         self._wake = threading.Condition()
@@ -122,6 +127,9 @@ class DatabaseThread:
                 self._commit(task)
             elif not self._fetch_or_clean(task):
                 continue
+            if self._is_exclusive and self.fenced is not None:
+                self._tell_fenced()
+                return
             self.ended.append(task)
             self._on_ended()
 
@@ -190,6 +198,9 @@ class DatabaseThread:
         except StoreError as error:
             if not isinstance(error, StoreUnavailableError):
                 logger.error("%s", error)
+            if self._is_exclusive:
+                self._fence(FencedError(f"{self._session.place}: lost store lock, aborting"))
+                return False
             self._retry_at_s = time.monotonic() + self._retry_s
             self._retry_s = min(self._retry_s * 2, _RETRY_S_MAX)
             return False

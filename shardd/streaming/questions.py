@@ -43,6 +43,7 @@ def answer(server: StreamingServer, server_id: str, question: Part) -> Iterator[
         "workers": core.workers,
         "server_id": server_id,
         "started_ns": core.started_ns,
+        "state": core.state,
         "cluster_id": options.cluster_id,
         "store": options.store,
         "limits": dataclasses.asdict(options.limits),
@@ -60,6 +61,9 @@ def manage(
     server: StreamingServer, loop: asyncio.AbstractEventLoop, question: Part
 ) -> Iterator[Part | asyncio.Future[Part]]:
     """The answer to a request of `admin`, or which worker to ask."""
+    if server.core.row is None:
+        yield {"error": "this server stands by: ask the active one of its group"}
+        return
     done: asyncio.Future[Part] = loop.create_future()
 
     def respond(document: Part) -> None:
@@ -116,6 +120,7 @@ def assemble(
         runtime="python",
         now_ns=time.time_ns(),
         started_ns=lead["started_ns"],
+        state=lead["state"],
     )
     parts = [each["part"] for each in answers]
     return statistics.document(parts, path, query, _options_of(lead), facts)

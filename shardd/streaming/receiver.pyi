@@ -21,6 +21,8 @@ ADMIN: Final[int]
 POOL: Final[int]
 POOL_ALL: Final[int]
 POOL_PUBLISH: Final[int]
+FT: Final[int]
+POOL_FT: Final[int]
 ACKS: Final[int]
 DYNAMIC: Final[int]
 

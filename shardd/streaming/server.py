@@ -34,10 +34,12 @@ from shardd.streaming.receiver import (
     ADMIN,
     CLOSE,
     DISCOVER,
+    FT,
     INQUIRY,
     PINGS,
     POOL,
     POOL_ALL,
+    POOL_FT,
     PUBLISH,
     SUB_CLOSE,
     SUBSCRIBE,
@@ -89,6 +91,8 @@ class StreamingServer:
         self._recovery = Recovery(core, self.channels, self.subscribing)
         self._recovered: Recovered | None = None
         self._on_ready: Callable[[str], object] | None = None
+        # Called with the sid and payload of what servers of a fault-tolerance group say.
+        self.on_group: Callable[[int, bytes], object] | None = None
         core.on_committed = self.channels.watch_age
         core.traffic.group_in_flight_max = options.group_in_flight_max
         core.receiver.server = self
@@ -117,7 +121,7 @@ class StreamingServer:
         """
         core = self.core
         self.begin_pass(now_ms, now_ns)
-        core.started_ns = now_ns
+        core.started_ns = core.started_ns or now_ns
         self._recovered = recovered
         self._on_ready = on_ready
         if core.is_lead:
@@ -138,8 +142,10 @@ class StreamingServer:
             self._serve()
             return
         core.bus.subscribe(INQUIRY, core.server_row.inbox_prefix + b".hb.*")
-        # Servers that share the channels have asked each other already.
-        core.bus.flush(self._serve if core.options.partitioning else self._ask_who_else)
+        # Servers that share the channels have asked each other already, and of those that share
+        # the store only one serves.
+        is_shared = core.options.partitioning or core.options.ft_group
+        core.bus.flush(self._serve if is_shared else self._ask_who_else)
 
     def _ask_who_else(self) -> None:
         """A request without a heartbeat inbox is answered by any server, and changes nothing."""
@@ -241,6 +247,8 @@ class StreamingServer:
             self._membership.take(payload)
         elif sid == ADMIN:
             self._admin.take(payload, reply)
+        elif sid in {FT, POOL_FT} and self.on_group is not None:
+            self.on_group(sid, payload)
 
     def channel_for(self, name: bytes) -> Channel | str:
         """A publish names a channel that is not there yet."""

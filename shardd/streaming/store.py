@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from shardd.errors import StoreError
 from shardd.streaming.log import ChannelLog
 
 
@@ -100,6 +101,21 @@ class CommitResult:
 
 class Store(ABC):
     """One store, opened by one streaming worker. Errors that end it are StoreError."""
+
+    @property
+    def is_fenced(self) -> bool:
+        """Whether nobody can write any more who has lost the lock."""
+        return False
+
+    def try_lock(self) -> bool:
+        """Takes the lock of a store that several servers share, for as long as this process lives
+        or until `close`; called before `recover`, by the lead, from any thread, and again until it
+        succeeds. False: another process has it.
+
+        Raises:
+            StoreError: it cannot be tried; the next time it may.
+        """
+        raise StoreError("this store cannot be shared")
 
     @abstractmethod
     def recover(self) -> Recovered:

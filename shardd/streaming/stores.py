@@ -2,15 +2,21 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from shardd.config.streaming import StreamingOptions
+from shardd.config.streaming import KEY_VARIABLE, StreamingOptions
 from shardd.errors import StoreError
 from shardd.streaming.memory_store import MemoryStore
 from shardd.streaming.pool import LEAD
-from shardd.streaming.store import Store
+from shardd.streaming.store import Recovered, Store
 from shardd.streaming.subjects import partitions_of
+
+_LOCK_S: Final = 5.0
+
+log = logging.getLogger("shardd.streaming")
 
 
 def open_store(
@@ -54,6 +60,8 @@ def _open(
             options.file,
             is_lead=index == LEAD,
             call_soon=later,
+            # The processes of the last active server may be about to end.
+            lock_s=_LOCK_S if options.ft_group else 0.0,
         )
     try:
         from shardd.streaming.postgres_store import PostgresStore
@@ -62,5 +70,27 @@ def _open(
             "SQL stores need psycopg, which is not installed: pip install 'shardd[postgres]'"
         ) from None
     return PostgresStore(
-        options.sql, partitions_of(index, workers), is_lead=index == LEAD, call_soon=later
+        options.sql,
+        partitions_of(index, workers),
+        is_lead=index == LEAD,
+        call_soon=later,
+        is_exclusive=bool(options.ft_group),
     )
+
+
+def recover(store: Store, options: StreamingOptions) -> Recovered:
+    """Opens the store and reads it; what was mended stands in the log. Raises StoreError."""
+    recovered = store.recover()
+    for line in recovered.repairs:
+        log.warning("STREAM: %s", line)
+    if recovered.server is not None and recovered.server.cluster_id != options.cluster_id:
+        raise StoreError(
+            f'cluster ID "{options.cluster_id}" does not match recovered value of'
+            f' "{recovered.server.cluster_id}"'
+        )
+    if recovered.server is not None and recovered.server.key_check and not options.encrypt:
+        raise StoreError(
+            "the store holds encrypted messages: set `encrypt: true`, or --encrypt, and give the"
+            f" key in {KEY_VARIABLE}"
+        )
+    return recovered

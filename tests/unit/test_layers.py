@@ -160,7 +160,8 @@ LAYERS: Final = (
                 ("server",),
                 # what it runs on
                 ("engine", "partition_bus", "statistics", "stores", "tcp_bus"),
-                ("partitioning", "questions"),
+                ("fault_tolerance", "partitioning", "questions"),
+                ("standby",),
                 ("served",),
                 ("dialer", "main"),
                 ("alone", "verify"),
@@ -234,7 +235,7 @@ SANS_IO: Final = frozenset(
     f"streaming.{name}"
     for name in (
         "admin burial bus bus_probe channel channels checksum client_wire clients commit_batch "
-        "connecting core followers inflight inquiries limits_of log membership "
+        "connecting core fault_tolerance followers inflight inquiries limits_of log membership "
         "memory_log memory_store messages msgproto pb pool protobuf queue_group "
         "receiver recovery schedule seal server statistics store stored_messages subjects "
         "subscribing subscription texts traffic"

@@ -7,9 +7,14 @@ import pytest
 from shardd.router.local import LocalClient
 from shardd.streaming import receiver as sids
 from shardd.streaming.mesh_bus import MeshBus
-from shardd.streaming.messages import PubMsg, SubscriptionRequest, UnsubscribeRequest
+from shardd.streaming.messages import (
+    ControlMessage,
+    PubMsg,
+    SubscriptionRequest,
+    UnsubscribeRequest,
+)
 from shardd.streaming.partition_bus import PartitionBus, covers
-from shardd.streaming.partitioning import LIST_BYTES_MAX, ControlMessage, Partitions
+from shardd.streaming.partitioning import LIST_BYTES_MAX, Partitions
 from shardd.streaming.receiver_probe import ReceiverProbe
 from tests.support.mesh_host import Host
 

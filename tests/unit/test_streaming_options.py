@@ -170,7 +170,6 @@ def test_no_secret_is_printed() -> None:
         ("cluster {}", "cluster: this version of shardd does not serve clustering"),
         ("encrypt: 1", 'parameter "encrypt" value is expected to be bool, got int64'),
         ("encryption_cipher: DES", "encryption cipher not supported"),
-        ("ft_group: x", "ft_group: this version of shardd does not serve fault-tolerance"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(text: str, message: str) -> None:
@@ -180,7 +179,7 @@ def test_what_cannot_be_read_is_refused_with_its_place(text: str, message: str) 
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("word", ["--ft_group=a", "--clustered", "-cluster_peers=a,b"])
+@pytest.mark.parametrize("word", ["--clustered", "-cluster_peers=a,b"])
 def test_flags_for_what_would_be_missed_are_refused_as_in_a_file(word: str) -> None:
     with pytest.raises(ConfigError, match="this version of shardd does not serve") as refusal:
         flags.normalise([word])
@@ -211,6 +210,8 @@ def test_an_unknown_key_is_passed_over_and_told() -> None:
             "too many channels defined (2). The max channels limit is set to 1",
         ),
         ("partitioning: true", "stan: no configured channel"),
+        ("ft_group: g", "ft: only FILE or SQL stores supported in FT mode"),
+        ('ft_group: "a b"', 'streaming ft_group: "a b" cannot be part of a subject'),
         ("workers: 17", "streaming workers: 17 is not between 1 and 16"),
         ("workers: 0", "streaming workers: 0 is not between 1 and 16"),
         ("account: none", 'streaming account: there is no account "none"'),
@@ -298,6 +299,10 @@ def test_every_streaming_flag_is_one_that_is_read() -> None:
             word = f"--{name}=aes"
         if name == "sql_driver":
             assert flagged(word) == StreamingOptions()
+        elif name == "ft_group":
+            assert flagged(word, "--dir=/d") == StreamingOptions(
+                ft_group="postgres", store="FILE", directory="/d"
+            )
         else:
             assert flagged(word) != StreamingOptions(), word
 
