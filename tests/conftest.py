@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "tests.support.fixtures",
@@ -16,6 +17,10 @@ pytest_plugins = [
 
 TIMEOUT_SLOW_S: Final = 600
 SEED: Final = int(os.environ.get("SHARDD_TESTS_SEED") or random.SystemRandom().randrange(1 << 32))
+
+# How fast examples are is a matter of the machine: no property fails or passes by time.
+settings.register_profile("shardd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shardd")
 
 # The test that runs now is named in this file. A crash of the interpreter, which is what a mistake
 # in Cython code looks like, leaves it behind, and the next run says which test it was; the

@@ -15,7 +15,7 @@ from typing import Any, Final
 from shardd.streaming.client.connection import Connection, connect
 from shardd.streaming.client.errors import StreamingError
 from shardd.streaming.client.message import StreamingMessage
-from tests.support.waiting import PATIENCE, wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, WAIT_S, wait_until, wait_until_async
 
 SCENARIO_S: Final = 50.0 * PATIENCE
 READY: Final = "STREAM: Streaming Server is ready"

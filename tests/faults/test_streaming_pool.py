@@ -21,7 +21,7 @@ from shardd.streaming.client.options import StartAt
 from tests.faults.streaming_traffic import READY, Traffic, alone_with, client_of, run
 from tests.support.broker import Broker, free_port, make_broker
 from tests.support.cluster import cluster_text
-from tests.support.waiting import PATIENCE, WAIT_S, wait_until, wait_until_async
+from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 WORKERS: Final = 2
 POOL: Final = 2
