@@ -3,6 +3,7 @@
 Servers that a fixture keeps for later tests are known to ``broker.KEPT_PIDS`` and not counted.
 """
 
+import contextlib
 import gc
 import os
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ def child_processes() -> set[int]:
     """The children of this process that no fixture keeps on purpose."""
     pids: set[int] = set()
     for path in Path("/proc/self/task").glob("*/children"):
-        pids.update(int(text) for text in path.read_text().split())
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended
+            pids.update(int(text) for text in path.read_text().split())
     return pids - KEPT_PIDS
 
 
