@@ -276,7 +276,7 @@ def test_a_read_that_loses_its_connection_is_made_again(tmp_path, proxy):
 def test_a_statement_that_takes_too_long_fails_its_commit_only(tmp_path):
     cluster = shared_cluster()
     schema = cluster.schema()
-    source = cluster.source(schema) + "%20-c%20statement_timeout%3D200"
+    source = cluster.source(schema) + "%20-c%20statement_timeout%3D1000"
     with harness_of(tmp_path, source) as harness:
         harness.open()
         log = harness.opened.create_channel(b"foo")

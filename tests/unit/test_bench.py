@@ -40,7 +40,7 @@ from tests.support.waiting import wait_until
 BODY = payload(16) + b"\r\n"
 HEADER = encode_msg_header(subject(7), sid(1), 16)
 FRAME = HEADER + BODY
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 IMPATIENCE_S = 0.05
 
 

@@ -16,7 +16,7 @@ from bench.placement import Address, await_pong, encrypt
 BODY = payload(16) + b"\r\n"
 HEADER = encode_msg_header(subject(7), sid(1), 16)
 FRAME = HEADER + BODY
-PATIENCE_S = 5.0
+PATIENCE_S = 30.0
 IMPATIENCE_S = 0.05
 
 

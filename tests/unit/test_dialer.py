@@ -21,7 +21,7 @@ from shardd.streaming.receiver_probe import ReceiverProbe, publish_pieces
 from shardd.streaming.tcp_bus import TcpBus
 from tests.support.nkeys import KeyPair
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 INFO = {"server_id": "x", "headers": True, "max_payload": 1000}
 Handler = Callable[["Peer"], Coroutine[Any, Any, None]]
 

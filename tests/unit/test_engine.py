@@ -7,7 +7,7 @@ from typing import Any, cast
 from shardd.streaming.engine import Engine
 from shardd.streaming.store import Recovered, Store
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 NOTHING = Recovered(None, (), (), {})
 
 
