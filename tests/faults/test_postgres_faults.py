@@ -379,6 +379,20 @@ def test_a_part_has_one_owner_and_the_second_one_is_told_who(tmp_path):
         second.open()
 
 
+def test_the_lock_of_a_group_is_for_one_session_and_ends_with_it(tmp_path):
+    cluster = shared_cluster()
+    source = cluster.source(cluster.schema())
+    with harness_of(tmp_path, source) as one, harness_of(tmp_path, source) as two:
+        first, second = one.make(), two.make()
+        assert first.try_lock()
+        assert not second.try_lock()
+        first.recover()  # goes on with the session that has the lock
+        assert not second.try_lock()
+        first.close()
+        assert second.try_lock()
+        second.close()
+
+
 def test_workers_of_one_database_own_different_parts(tmp_path):
     cluster = shared_cluster()
     source = cluster.source(cluster.schema())

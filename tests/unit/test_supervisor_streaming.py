@@ -14,14 +14,14 @@ from shardd.slots import State
 from tests.support.supervised import WORKERS, Bench
 
 FIRST, SECOND = WORKERS, WORKERS + 1
-MakeBench = Callable[[str], Bench]
+MakeBench = Callable[..., Bench]
 
 
 @pytest.fixture
 def make(caplog: pytest.LogCaptureFixture) -> Iterator[MakeBench]:
     caplog.set_level(logging.INFO, "shardd")
     with ExitStack() as stack:
-        yield lambda store: Bench(stack, StreamingOptions(workers=2, store=store))
+        yield lambda store, **more: Bench(stack, StreamingOptions(workers=2, store=store, **more))
 
 
 def finish(bench: Bench) -> int:
@@ -129,6 +129,19 @@ def test_a_store_in_memory_is_lost_as_a_whole(make: MakeBench, store: str, lost:
     assert bench.children.sent == [(other, signal.SIGKILL)] * lost
     bench.pass_time(limits.HEARTBEAT_S)
     assert bench.children.sent == [(other, signal.SIGKILL)] * lost  # and the next ones live
+
+
+@pytest.mark.parametrize(("victim", "lost"), [(FIRST, 1), (SECOND, 0)])
+def test_a_pool_of_a_group_ends_with_its_lead(
+    make: MakeBench, caplog: pytest.LogCaptureFixture, victim: int, lost: int
+) -> None:
+    bench = make("FILE", ft_group="g")
+    bench.boot()
+    assert "Server is ready" in caplog.messages
+    assert "STREAM: Streaming Server is ready" not in caplog.messages  # the active one says so
+    other = bench.pid(SECOND if victim == FIRST else FIRST)
+    bench.end(victim, -signal.SIGKILL)
+    assert bench.children.sent == [(other, signal.SIGKILL)] * lost
 
 
 def test_a_worker_without_a_store_takes_nobody_along(make: MakeBench) -> None:
