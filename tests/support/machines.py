@@ -214,7 +214,11 @@ def wait_replaced(broker: Broker, old: int) -> None:
 
 @contextlib.contextmanager
 def machines_of(
-    kinds: Sequence[str], *, routes: Sequence[int] | None = None, more: str = "", block: str = "",
+    kinds: Sequence[str],
+    *,
+    routes: Sequence[int] | None = None,
+    more: str = "",
+    block: str = "",
     is_watched: bool = False,
 ) -> Iterator[Machines]:
     """A settled cluster of these kinds of servers, each on a host of its own, and the calling

@@ -4,7 +4,8 @@
 `Turmoil.recover` ends all of it and waits for a full mesh; `Turmoil.check` then compares what every
 host says with what the clients really hold, and what they hear with what they have to.
 
-A client publishes only while all is well: what is under way when a host dies may be lost.
+What is under way when something breaks may be lost, but nothing may ever be heard twice: that is
+looked for in all that any client reads. What is published when all is well has to arrive.
 """
 
 import contextlib
@@ -39,13 +40,15 @@ _READY: Final = re.compile(r"(\S+(?: \d+)?) is ready, pid (\d+)")
 _MESSAGE: Final = re.compile(rb"MSG (\S+) (\d+) (\d+)\r\n")
 _ANSWER_S: Final = 10.0 * PATIENCE
 _RECOVERY_S: Final = 40.0 * PATIENCE
-_GROWTH_BYTES_MAX: Final = 48 * 1_048_576
+_GROWTH_BYTES_MAX: Final = 24 * 1_048_576
+# A connection of monitoring, a descriptor that a library opens when it first needs it.
+_DESCRIPTORS_MORE_MAX: Final = 3
 
 # What shardd may say, more than INFO, when such things are done to it.
 _EXPECTED: Final = re.compile(
     r"Duplicate Route|Router connection closed|Error trying to connect to route|"
     r"TLS route handshake error|Slow Consumer|Stale Connection|"
-    r"ended(?: while booting)?: SIGKILL|gave no sign of life"
+    r"ended(?: while booting)?: SIGKILL|no heartbeat for"
 )
 _LEVEL: Final = re.compile(r"\[(WRN|ERR|FTL)\]|Traceback|Error:")
 
@@ -63,20 +66,27 @@ def matches(pattern: bytes, subject: bytes) -> bool:
     )
 
 
+_member_numbers = itertools.count()
+Heard = tuple[int, bytes, bytes]  # sid, subject, payload
+
+
 class Member:
     """A client of one host, and what it holds: (pattern, queue) by sid."""
 
     def __init__(self, index: int, broker: Broker) -> None:
         self.index = index
+        self.number = next(_member_numbers)
         self.client = WireClient(broker.host, broker.port).connect()
         self.holds: dict[int, tuple[bytes, bytes]] = {}
+        self.held: dict[int, tuple[bytes, bytes]] = {}  # at any time
+        self.backlog: list[Heard] = []  # read, and not looked at
         self._sids = itertools.count(1)
 
     def subscribe(self, pattern: bytes, queue: bytes = b"") -> int:
         """Hold one thing more; returns its sid."""
         sid = next(self._sids)
         self.client.send(b"SUB %b %b %d\r\n" % (pattern, queue, sid))
-        self.holds[sid] = (pattern, queue)
+        self.holds[sid] = self.held[sid] = (pattern, queue)
         return sid
 
     def unsubscribe(self, sid: int) -> None:
@@ -84,22 +94,27 @@ class Member:
         del self.holds[sid]
         self.client.send(b"UNSUB %d\r\n" % sid)
 
-    def read(self, until: bytes = b"PONG\r\n") -> list[tuple[int, bytes, bytes]]:
-        """What comes before this line: sid, subject and payload of each message."""
-        heard = []
-        while True:
-            line = self.client.expect_line()
-            if line == until:
-                return heard
-            found = _MESSAGE.fullmatch(line)
-            assert found, f"a client of host{self.index + 1} is told {line!r}"
-            heard.append((int(found[2]), found[1], self.client.read(int(found[3]) + 2)[:-2]))
+    def take(self) -> Heard:
+        """The next message; nothing else may come."""
+        return self._message(self.client.expect_line())
+
+    def read(self) -> list[Heard]:
+        """What comes before the answer to a PING."""
+        heard: list[Heard] = []
+        while (line := self.client.expect_line()) != b"PONG\r\n":
+            heard.append(self._message(line))
+        return heard
+
+    def _message(self, line: bytes) -> Heard:
+        found = _MESSAGE.fullmatch(line)
+        assert found, f"a client of host{self.index + 1} is told {line!r}"
+        return int(found[2]), found[1], self.client.read(int(found[3]) + 2)[:-2]
 
     def is_there(self) -> bool:
-        """Whether the connection still is; everything that was under way has been read then."""
+        """Whether the connection still is."""
         with contextlib.suppress(OSError, AssertionError):
             self.client.send(b"PING\r\n")
-            self.read()
+            self.backlog += self.read()
             return True
         return False
 
@@ -125,9 +140,10 @@ class Turmoil:
         self._down: set[int] = set()
         self._frozen: dict[int, list[int]] = {}
         self._numbers = itertools.count()
+        self._seen: set[tuple[object, ...]] = set()
         self._first: dict[int, dict[str, int]] = {}
         self._logs = [0] * self._count
-        self._sizes: dict[int, list[int]] = {}
+        self._sizes: dict[int, tuple[int, int, int]] = {}
         self._troubles: list[tuple[int, Callable[[], None]]] = [
             (8, self._change_minds),
             (3, self._cut_link),
@@ -175,6 +191,7 @@ class Turmoil:
             member = self._rng.choice(there)
             with contextlib.suppress(OSError):  # its worker has died
                 what = self._rng.random()
+                member.client.publish(self._rng.choice(_SUBJECTS), b"%d" % next(self._numbers))
                 if what < 0.1 and len(self.members) > self._count:
                     self.members.remove(member)
                     member.client.close()
@@ -382,8 +399,11 @@ class Turmoil:
                 rows = self._document(index, "connz?subs=1")["connections"]
                 return sorted(sorted(row.get("subscriptions_list", [])) for row in rows)
 
+            def is_known(wanted: list[list[str]] = wanted) -> bool:
+                return known() == wanted
+
             with contextlib.suppress(WaitedTooLong):
-                wait_until(lambda wanted=wanted, known=known: known() == wanted, "clients")
+                wait_until(is_known, "clients")
             assert known() == wanted, f"host{index + 1}"
 
     def _check_deliveries(self) -> None:
@@ -392,22 +412,34 @@ class Turmoil:
         end = b"end.%d" % next(self._numbers)
         for member in self.members:
             member.client.send(b"SUB %b 0\r\nPING\r\n" % end)
-            assert member.read() == []
+            self._note(member, member.backlog + member.read())
+            member.backlog.clear()
         self._wait_heard(end)
         for member in self.members:
             for _ in range(20):
                 sent.append((self._rng.choice(_SUBJECTS), b"%d" % next(self._numbers)))
                 member.client.publish(*sent[-1])
             member.client.publish(end, b"end")
-        heard: list[list[tuple[int, bytes, bytes]]] = [self._to_the_end(m) for m in self.members]
+        heard = [self._to_the_end(member) for member in self.members]
         # A message that comes twice, or round by a third host, would be here by now.
         for member in self.members:
             member.client.publish(end, b"end")
-        for member, each in zip(self.members, heard, strict=True):
-            each += self._to_the_end(member)
+        for member, messages in zip(self.members, heard, strict=True):
+            messages.extend(self._to_the_end(member))
             member.client.send(b"UNSUB 0\r\nPING\r\n")
-            each += member.read()
+            messages.extend(member.read())
+            self._note(member, messages)
         self._compare(sent, heard)
+
+    def _note(self, member: Member, messages: list[Heard]) -> None:
+        """Nobody may have heard these before: neither the subscription nor the queue group."""
+        for sid, subject, token in messages:
+            if sid:
+                pattern, queue = member.held[sid]
+                assert matches(pattern, subject), (pattern, subject)
+                key = (queue, token) if queue else (member.number, sid, token)
+                assert key not in self._seen, f"heard twice on host{member.index + 1}: {key}"
+                self._seen.add(key)
 
     def _wait_heard(self, subject: bytes) -> None:
         """Wait until everybody hears everybody there."""
@@ -415,13 +447,16 @@ class Turmoil:
         missing = {(one, other) for one in everybody for other in everybody}
 
         def has_heard() -> bool:
-            for one in {pair[0] for pair in missing}:
+            asking = {pair[0] for pair in missing}
+            for one in asking:
                 self.members[one].client.publish(subject, b"%d" % one)
                 self.members[one].client.send(b"PING\r\n")
-                missing.difference_update((int(m[2]), one) for m in self.members[one].read())
             for other, member in enumerate(self.members):
-                member.client.send(b"PING\r\n")
-                missing.difference_update((int(m[2]), other) for m in member.read())
+                if other not in asking:
+                    member.client.send(b"PING\r\n")
+                messages = member.read()
+                self._note(member, messages)
+                missing.difference_update((int(m[2]), other) for m in messages if m[0] == 0)
             return not missing
 
         try:
@@ -430,32 +465,29 @@ class Turmoil:
             where = [(self.members[a].index + 1, self.members[b].index + 1) for a, b in missing]
             raise AssertionError(f"unheard, from host to host: {sorted(where)}") from None
 
-    def _to_the_end(self, member: Member) -> list[tuple[int, bytes, bytes]]:
+    def _to_the_end(self, member: Member) -> list[Heard]:
         """What comes until everybody has said that it was all."""
-        heard: list[tuple[int, bytes, bytes]] = []
+        heard: list[Heard] = []
         ends = 0
         while ends < len(self.members):
-            line = member.client.expect_line()
-            found = _MESSAGE.fullmatch(line)
-            assert found, line
-            message = int(found[2]), found[1], member.client.read(int(found[3]) + 2)[:-2]
+            message = member.take()
             if message[0] == 0:
                 ends += message[2] == b"end"
             else:
                 heard.append(message)
         return heard
 
-    def _compare(
-        self, sent: list[tuple[bytes, bytes]], heard: list[list[tuple[int, bytes, bytes]]]
-    ) -> None:
+    def _compare(self, sent: list[tuple[bytes, bytes]], heard: list[list[Heard]]) -> None:
         groups: Counter[tuple[bytes, bytes]] = Counter()
+        tokens_sent = {token for _, token in sent}
         for member, messages in zip(self.members, heard, strict=True):
             plain: dict[int, list[bytes]] = {
                 sid: [] for sid, (_, queue) in member.holds.items() if not queue
             }
-            for sid, subject, token in messages:
-                pattern, queue = member.holds[sid]
-                assert matches(pattern, subject), (pattern, subject)
+            for sid, _, token in messages:
+                queue = member.held[sid][1]
+                if token not in tokens_sent:
+                    continue  # of before, on its way for long
                 if queue:
                     groups[queue, token] += 1
                 else:
@@ -485,12 +517,20 @@ class Turmoil:
         is not much more."""
         family = self.machines[index].processes()
         clients = sum(member.index == index for member in self.members)
-        size = [len(family), sum(each.num_fds() for each in family) - clients]
+
+        def descriptors() -> int:
+            return sum(each.num_fds() for each in family) - clients
+
         memory = sum(each.memory_full_info().pss for each in family)
-        first = self._sizes.setdefault(index, [*size, memory])
-        self._tell(f"host{index + 1}: {size} {memory >> 10} KiB")
-        assert size[0] == first[0], f"processes of host{index + 1}: {first[0]}, now {size[0]}"
-        assert size[1] <= first[1] + 2, f"descriptors of host{index + 1}: {first[1]}, now {size[1]}"
+        first = self._sizes.setdefault(index, (len(family), descriptors(), memory))
+        allowed = first[1] + _DESCRIPTORS_MORE_MAX
+        assert len(family) == first[0], f"processes of host{index + 1}: {first[0]}, now {family}"
+        with contextlib.suppress(WaitedTooLong):  # routes that gave way to better ones may linger
+            wait_until(lambda: descriptors() <= allowed, "descriptors")
+        self._tell(f"host{index + 1}: {descriptors()} descriptors, {memory >> 10} KiB")
+        assert descriptors() <= allowed, (
+            f"descriptors of host{index + 1}: {allowed} allowed, now {_described(family)}"
+        )
         assert memory < first[2] + _GROWTH_BYTES_MAX, f"memory of host{index + 1}: {memory}"
 
     def _look_into_log(self, index: int) -> None:
@@ -500,8 +540,29 @@ class Turmoil:
         text = self.machines[index].log_text()
         lines = text[self._logs[index] :].splitlines()
         self._logs[index] = len(text)
-        odd = [line for line in lines if _LEVEL.search(line) and not _EXPECTED.search(line)]
+        # Who is ended for its silence and goes on in that moment ends in another way than by KILL.
+        silent = re.findall(r"pid (\d+): no heartbeat for", text)
+        odd = [
+            line
+            for line in lines
+            if _LEVEL.search(line)
+            and not _EXPECTED.search(line)
+            and not any(f"pid {pid}, ended: SIGABRT" in line for pid in silent)
+        ]
         assert not odd, f"host{index + 1} says:\n" + "\n".join(odd)
+
+
+def _described(family: Sequence[psutil.Process]) -> str:
+    """What every process has open, by kind."""
+    kinds = {}
+    for each in family:
+        directory = f"/proc/{each.pid}/fd"
+        targets = []
+        for name in os.listdir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                targets.append(os.readlink(f"{directory}/{name}").partition(":[")[0])
+        kinds[each.pid] = Counter(targets)
+    return "\n".join(f"{pid}: {dict(counts)}" for pid, counts in kinds.items())
 
 
 _certificates = itertools.count()
