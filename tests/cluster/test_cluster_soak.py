@@ -18,7 +18,7 @@ FORMATIONS = {
     "one-shardd": ("nats-server", "shardd-2", "nats-server"),
 }
 ROUNDS: Final = int(os.environ.get("SHARDD_TESTS_ROUNDS", "12"))
-STEPS: Final = (10, 30)
+STEPS: Final = (8, 24)
 
 
 formations = pytest.mark.parametrize("kinds", FORMATIONS.values(), ids=FORMATIONS)

@@ -145,7 +145,6 @@ class Turmoil:
         self._logs = [0] * self._count
         self._sizes: dict[int, tuple[int, int, int]] = {}
         self._troubles: list[tuple[int, Callable[[], None]]] = [
-            (8, self._change_minds),
             (3, self._cut_link),
             (2, self._cut_one_way),
             (3, self._heal_link),
@@ -167,6 +166,7 @@ class Turmoil:
         weights = [weight for weight, _ in self._troubles]
         for _ in range(steps):
             self._rng.choices(self._troubles, weights)[0][1]()
+            self._change_minds()
             if self._rng.random() < 0.4:
                 time.sleep(self._rng.uniform(0.0, _PAUSE_S_MAX))
 
@@ -184,7 +184,7 @@ class Turmoil:
 
     def _change_minds(self) -> None:
         living = set(self._reachable())
-        for _ in range(self._rng.randrange(1, 6)):
+        for _ in range(self._rng.randrange(12)):
             there = [member for member in self.members if member.index in living]
             if not there:
                 return
@@ -336,7 +336,9 @@ class Turmoil:
             self.members.remove(member)
             member.client.close()
         self._recruit()
+        self._change_minds()
         self.machines.settle()
+        self._change_minds()
 
     def _are_complete(self) -> bool:
         """Whether no process is missing or being replaced."""
