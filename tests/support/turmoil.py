@@ -191,7 +191,8 @@ class Turmoil:
             member = self._rng.choice(there)
             with contextlib.suppress(OSError):  # its worker has died
                 what = self._rng.random()
-                member.client.publish(self._rng.choice(_SUBJECTS), b"%d" % next(self._numbers))
+                token = b"%d" % next(self._numbers)
+                member.client.publish(self._rng.choice(_SUBJECTS), token)
                 if what < 0.1 and len(self.members) > self._count:
                     self.members.remove(member)
                     member.client.close()
