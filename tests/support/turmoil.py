@@ -140,6 +140,7 @@ class Turmoil:
         self._down: set[int] = set()
         self._frozen: dict[int, list[int]] = {}
         self._numbers = itertools.count()
+        self._origins: dict[bytes, int] = {}
         self._seen: set[tuple[object, ...]] = set()
         self._first: dict[int, dict[str, int]] = {}
         self._logs = [0] * self._count
@@ -192,6 +193,7 @@ class Turmoil:
             with contextlib.suppress(OSError):  # its worker has died
                 what = self._rng.random()
                 token = b"%d" % next(self._numbers)
+                self._origins[token] = member.index
                 member.client.publish(self._rng.choice(_SUBJECTS), token)
                 if what < 0.1 and len(self.members) > self._count:
                     self.members.remove(member)
@@ -421,6 +423,7 @@ class Turmoil:
         for member in self.members:
             for _ in range(20):
                 sent.append((self._rng.choice(_SUBJECTS), b"%d" % next(self._numbers)))
+                self._origins[sent[-1][1]] = member.index
                 member.client.publish(*sent[-1])
             member.client.publish(end, b"end")
         heard = [self._to_the_end(member) for member in self.members]
@@ -441,7 +444,10 @@ class Turmoil:
                 pattern, queue = member.held[sid]
                 assert matches(pattern, subject), (pattern, subject)
                 key = (queue, token) if queue else (member.number, sid, token)
-                assert key not in self._seen, f"heard twice on host{member.index + 1}: {key}"
+                assert key not in self._seen, (
+                    f"heard twice on host{member.index + 1}: {key}"
+                    f" of host{self._origins[token] + 1}, {pattern!r}"
+                )
                 self._seen.add(key)
 
     def _wait_heard(self, subject: bytes) -> None:
