@@ -33,7 +33,7 @@ cdef class Relay(Dispatcher):
         self, Message* message, const unsigned char* queues, size_t queues_len
     ) except -1
     cdef int _choose_peer(
-        self, const Match* match, const unsigned char* name, uint32_t name_len
+        self, const Match* match, const unsigned char* name, uint32_t name_len, uint64_t served
     ) except -1
     cdef int _hand_back(
         self, Message* message, const unsigned char* name, uint32_t name_len, uint32_t hops

@@ -347,6 +347,7 @@ cdef class Relay(Dispatcher):
         cdef const Match* match
         cdef bint is_denied = False
         cdef uint64_t peers = 0
+        cdef uint64_t served = 0
         cdef size_t offset = 0
         cdef size_t index
         cdef bytes name
@@ -363,7 +364,11 @@ cdef class Relay(Dispatcher):
             is_denied = not self._permissions.may_receive(
                 message.subject, message.subject_len, NULL, 0)
         match = self.offered.match(message.account, message.subject, message.subject_len)
-        if not message.flags & MESSAGE_FOR_QUEUES and not is_denied:
+        if message.flags & MESSAGE_FOR_QUEUES:
+            # Handed on by a process whose member had left. A line for a queue group is for plain
+            # subscriptions as well, and those have had this message (rule 7).
+            served = match.processes
+        elif not is_denied:
             peers = match.processes
         self._choice_count = 0
         while offset < header.targets_len:
@@ -371,7 +376,7 @@ cdef class Relay(Dispatcher):
             if offset == 0:
                 raise InternalError("a target of a record contradicts itself")
             if target.process == self.index and (
-                is_denied or not self._choose_peer(match, target.name, target.name_len)
+                is_denied or not self._choose_peer(match, target.name, target.name_len, served)
             ):
                 self._hand_back(&message, target.name, target.name_len, header.hops)
         for index in range(self._choice_count):
@@ -385,12 +390,14 @@ cdef class Relay(Dispatcher):
                     self._write(link, <uint32_t>index, name, &message)
 
     cdef int _choose_peer(
-        self, const Match* match, const unsigned char* name, uint32_t name_len
+        self, const Match* match, const unsigned char* name, uint32_t name_len, uint64_t served
     ) except -1:
-        """One server for a queue group, by weight: 1, or 0 when none has members any more."""
+        """One server for a queue group, by weight, but none of `served`: 1, or 0 when no other has
+        members any more."""
         cdef const MatchGroup* group
         cdef Choice* grown
         cdef uint64_t pick
+        cdef uint64_t weight = 0
         cdef size_t capacity
         cdef uint32_t index, at
         for index in range(match.group_count):
@@ -399,10 +406,15 @@ cdef class Relay(Dispatcher):
                 break
         else:
             return 0
-        if group.weight == 0:
-            return 0
-        pick = self._next_random() % group.weight
         for at in range(group.remote_count):
+            if not served >> group.remotes[at].process & 1:
+                weight += group.remotes[at].weight
+        if weight == 0:
+            return 0
+        pick = self._next_random() % weight
+        for at in range(group.remote_count):
+            if served >> group.remotes[at].process & 1:
+                continue
             if pick < group.remotes[at].weight:
                 break
             pick -= group.remotes[at].weight

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.broker import Broker, free_port
 from tests.support.cluster import CLUSTER, RoutePeer, cluster_text
+from tests.support.crowd import worker_of
 from tests.support.fixtures import Dial, Serve
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
@@ -213,6 +214,31 @@ def test_what_came_by_a_route_leaves_by_none(meet: Meet, client: WireClient) -> 
     client.expect_msg(b"q", b"2", b"hi")
     assert two.settle() == []
     assert one.settle() == []
+
+
+def test_a_peer_gets_one_line_for_a_message_however_often_a_queue_member_leaves(
+    server: Broker, meet: Meet, dial: Dial
+) -> None:
+    peer = meet().join()
+    peer.wire.send(b"RS+ $G work\r\nRS+ $G work q 1\r\n")
+    peer.settle()
+    publisher = dial(server).connect()
+    member = dial(server).connect()
+    while worker_of(member, 2) == worker_of(
+        publisher, 2
+    ):  # it leaves while a message is on its way
+        member = dial(server).connect()
+    for start in range(0, 1000, 50):
+        member.send(b"SUB work q 1\r\nPING\r\n")
+        member.read_until(b"PONG\r\n")
+        tokens = [b"<%05d>" % number for number in range(start, start + 50)]
+        publisher.send(*(b"PUB work 7\r\n%b\r\n" % token for token in tokens))
+        member.send(b"UNSUB 1\r\nPING\r\n")
+        member.read_until(b"PONG\r\n")
+        publisher.ping()
+        lines = [*peer.lines_until(tokens[-1]), *peer.settle()]
+        heard = [line for line in lines if line.startswith(b"<")]
+        assert heard == tokens
 
 
 def test_the_interest_of_a_peer_that_left_is_gone(meet: Meet, client: WireClient) -> None:

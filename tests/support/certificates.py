@@ -53,16 +53,14 @@ class Authority:
         has_expired: bool = False,
     ) -> Issued:
         """A certificate for this machine or, if given, for an e-mail address, a subject or
-        another host."""
+        another host (names and addresses, with blanks between)."""
         key = ec.generate_private_key(ec.SECP256R1())
         loopback = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
         names: list[x509.GeneralName] = (
             [] if email or subject else [x509.DNSName("localhost"), loopback]
         )
-        if host == "127.0.0.1":
-            names = [loopback]
-        elif host:
-            names = [x509.DNSName(host)]
+        if host:
+            names = [_name_of(each) for each in host.split()]
         if email:
             names.append(x509.RFC822Name(email))
         own = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -74,6 +72,13 @@ class Authority:
         issued.certificate.write_bytes(made.public_bytes(Encoding.PEM))
         issued.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         return issued
+
+
+def _name_of(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
 
 
 def _builder(

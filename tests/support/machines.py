@@ -11,7 +11,7 @@ import signal
 import socket
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from shardd import inquiry
@@ -23,18 +23,24 @@ from tests.support.waiting import PATIENCE, WaitedTooLong, wait_until
 
 CLIENT_PORT: Final = 4222
 ROUTE_PORT: Final = 6222
-_HTTP_PORT: Final = 8222
+HTTP_PORT: Final = 8222
 _ANSWER_S: Final = 10.0 * PATIENCE
 # A peer that is silent is noticed within three seconds; one that is merely slow is not.
 _QUICK: Final = "ping_interval: 500ms, ping_max: 5"
 
 
 class Machines(Hosts):
-    """Servers of one cluster, each on a host of its own."""
+    """Servers of one cluster, each on a host of its own.
 
-    def __init__(self, network: Network) -> None:
+    Args:
+        network: its hosts are those of the servers.
+        is_watched: whether shardd has monitoring over HTTP; nats-server has.
+    """
+
+    def __init__(self, network: Network, *, is_watched: bool = False) -> None:
         super().__init__()
         self.network = network
+        self._is_watched = is_watched
         self._texts: list[str] = []
 
     def add(
@@ -64,12 +70,21 @@ class Machines(Hosts):
         broker.listen_address = "0.0.0.0"
         broker.listen_port = CLIENT_PORT
         broker.reached_at = self.address(index)
-        text = self._texts[index]
-        if broker.kind == NATS_SERVER:
-            text += f'http: "0.0.0.0:{_HTTP_PORT}"\n'
         with self.network[index].entered():
-            broker.start_text(text)
+            broker.start_text(self._file_of(index))
         return broker
+
+    def change(self, index: int, edit: Callable[[str], str]) -> str:
+        """Edit the configuration file that this host is started with from now on; returns it as
+        the server that runs is to read it."""
+        self._texts[index] = edit(self._texts[index])
+        return self._file_of(index)
+
+    def _file_of(self, index: int) -> str:
+        text = self._texts[index]
+        if self._is_watched or self.brokers[index].kind == NATS_SERVER:
+            text += f'http: "0.0.0.0:{HTTP_PORT}"\n'
+        return text
 
     def address(self, index: int) -> str:
         """Of this host."""
@@ -156,7 +171,7 @@ class Machines(Hosts):
 
 
 def _rows_of_original(address: str) -> list[dict[str, Any]]:
-    url = f"http://{address}:{_HTTP_PORT}/routez?subs=1"
+    url = f"http://{address}:{HTTP_PORT}/routez?subs=1"
     with urllib.request.urlopen(url, timeout=_ANSWER_S) as response:
         rows: list[dict[str, Any]] = json.load(response)["routes"]
     return [row | {"subjects": row.get("subscriptions_list", [])} for row in rows]
@@ -198,12 +213,17 @@ def wait_replaced(broker: Broker, old: int) -> None:
 
 @contextlib.contextmanager
 def machines_of(
-    kinds: Sequence[str], *, routes: Sequence[int] | None = None, more: str = "", block: str = ""
+    kinds: Sequence[str],
+    *,
+    routes: Sequence[int] | None = None,
+    more: str = "",
+    block: str = "",
+    is_watched: bool = False,
 ) -> Iterator[Machines]:
     """A settled cluster of these kinds of servers, each on a host of its own, and the calling
     thread in the hub."""
     with network_of(len(kinds)) as network, network.hub.entered():
-        machines = Machines(network)
+        machines = Machines(network, is_watched=is_watched)
         try:
             for kind in kinds:
                 machines.add(kind, routes, more, block)
