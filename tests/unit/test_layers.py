@@ -90,8 +90,9 @@ LAYERS: Final = (
         {
             "router": (
                 ("doorbell", "frame", "ring", "subject", "table"),
-                ("frame_probe", "imports", "match_cache", "ring_probe", "trie"),
+                ("frame_probe", "imports", "match_cache", "policies", "ring_probe", "trie"),
                 ("patterns", "permissions"),
+                ("shares",),
                 ("match_result",),
                 ("sublist",),
                 ("bell", "dispatch", "sublist_probe"),
@@ -211,6 +212,7 @@ SANS_IO: Final = frozenset(
         "reports.events reports.healthz reports.query reports.subsz reports.varz "
         "router.dispatch router.frame router.imports "
         "router.match_cache router.match_result router.patterns router.permissions "
+        "router.policies router.shares "
         "router.ring router.spaces router.subject router.sublist router.table "
         "router.trie timers transform values watch wire worker.info worker.session"
     ).split()
