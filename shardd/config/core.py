@@ -258,9 +258,7 @@ class Config:
         for policy in self.queue_policies:
             if policy.account and policy.account not in self.account_names:
                 at = f"{policy.place}: " if policy.place else ""
-                raise ConfigError(
-                    f'{at}queue_policies: there is no account "{policy.account}"'
-                )
+                raise ConfigError(f'{at}queue_policies: there is no account "{policy.account}"')
         websocket = self.websocket
         if websocket is not None and websocket.tls is None and not websocket.is_plain:
             raise ConfigError("websocket requires TLS configuration (or no_tls: true)")

@@ -229,8 +229,7 @@ class PolicyKind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePolicy:
-    """One entry of `queue_policies`: of several that match a message and a group the first counts.
-    """
+    """One entry of `queue_policies`; of several that match, the first counts."""
 
     subject: str  # a pattern
     group: str = ">"  # a pattern; ">" is every name

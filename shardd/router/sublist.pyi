@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from shardd.router.policies import Rule
 
 # (account, subject, queue or None, count), and who the members of a sticky group are
-Entry = tuple[Any, ...]
+Entry: TypeAlias = tuple[Any, ...]
 
 @dataclasses.dataclass(frozen=True)
 class SublistStatistics:

@@ -349,9 +349,7 @@ class Router:
             logs.configure(config, "router")
         assert config.cluster is not None
         self._relay.set_accounts(dict(order.account_ids))
-        self._relay.set_policies(
-            config.queue_policies, order.account_ids, self._setup.server_name
-        )
+        self._relay.set_policies(config.queue_policies, order.account_ids, self._setup.server_name)
         self._set_contexts(config)
         self._cluster.reload(config.cluster, config.route_urls, time.monotonic())
         self._orders.answer(order.generation)

@@ -231,9 +231,7 @@ class StreamingWorker:
                 with contextlib.suppress(BootError):  # the log of before is as good
                     logs.configure(order.config, self._setup.name_of(self._slot).lower())
                 policies = order.config.queue_policies
-                self._dispatcher.set_policies(
-                    policies, order.account_ids, self._setup.server_name
-                )
+                self._dispatcher.set_policies(policies, order.account_ids, self._setup.server_name)
                 self._orders.answer(order.generation)
             elif isinstance(order, LameDuck):
                 # Clients go one by one and are served until the last.

@@ -47,7 +47,7 @@ LAYERS: Final = (
                 ("reading", "streaming_check", "syntax"),
                 ("core", "sharing", "streaming_block", "unserved"),
                 ("access",),
-                ("listeners",),
+                ("listeners", "queue_policies"),
                 ("load",),
             )
         },
@@ -206,7 +206,8 @@ SANS_IO: Final = frozenset(
     (
         "auth.authenticator auth.certificates auth.claims auth.identity auth.nkeys "
         "auth.operator auth.passwords auth.seeds config.access config.core config.model "
-        "config.reading config.streaming config.streaming_block config.streaming_check "
+        "config.queue_policies config.reading config.streaming config.streaming_block "
+        "config.streaming_check "
         "config.syntax config.tree config.unserved errors identity lameduck layer "
         "limits moments reload reports.absent reports.accountz reports.connz reports.documents "
         "reports.events reports.healthz reports.query reports.subsz reports.varz "
