@@ -113,6 +113,9 @@ ROUTE_CONTROL_LINE_BYTES_MAX: Final = 65_536
 ROUTE_PAYLOAD_BYTES_MAX: Final = 128 * 1_048_576
 # A remote host is one bit of a 64-bit mask in the index of what other hosts want.
 PEERS_MAX: Final = 64
+# Members of a sticky queue group on one pattern that a process tells the others one by one, at each
+# change: some kilobytes. With more the process counts as one candidate.
+STICKY_MEMBERS_MAX: Final = 256
 # Connections of one pool: what a peer announces is believed up to here.
 ROUTE_POOL_MAX: Final = 1024
 

@@ -58,6 +58,7 @@ _LINES: Final = {
     "websocket": "Reloaded: websocket tls",
     "user_limits": "Reloaded: user_limits",
     "account_limits": "Reloaded: account_limits",
+    "queue_policies": "Reloaded: queue_policies",
 }
 _AUTHORIZATION_LINES: Final = {
     "user": "Reloaded: authorization username",

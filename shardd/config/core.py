@@ -20,6 +20,7 @@ from shardd.config.model import (
     Authorization,
     Cluster,
     OperatorMode,
+    QueuePolicy,
     SubjectMapping,
     Tls,
     UnixListener,
@@ -108,6 +109,7 @@ class Config:
     # limits of users and accounts over the whole host (shardd's own); "*" is everybody not named
     user_limits: Mapping[str, UseLimits] = field(default_factory=dict)
     account_limits: Mapping[str, UseLimits] = field(default_factory=dict)
+    queue_policies: tuple[QueuePolicy, ...] = ()  # shardd's own; the first that matches counts
     # stopping
     lame_duck_duration_s: float = limits.LAME_DUCK_DURATION_S
     lame_duck_grace_s: float = limits.LAME_DUCK_GRACE_S
@@ -265,6 +267,10 @@ class Config:
                     f'{key}: "{name}" not present as user in authorization block or account'
                     " configuration"
                 )
+        for policy in self.queue_policies:
+            if policy.account and policy.account not in self.account_names:
+                at = f"{policy.place}: " if policy.place else ""
+                raise ConfigError(f'{at}queue_policies: there is no account "{policy.account}"')
         websocket = self.websocket
         if websocket is not None and websocket.tls is None and not websocket.is_plain:
             raise ConfigError("websocket requires TLS configuration (or no_tls: true)")

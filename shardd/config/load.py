@@ -18,6 +18,7 @@ from shardd.config.access import Access, mappings_of, read_accounts, read_author
 from shardd.config.core import Config
 from shardd.config.listeners import ReadBytes, cluster_of, tls_of, unix_of, websocket_of
 from shardd.config.model import Account, Authorization, OperatorMode, UseLimits
+from shardd.config.queue_policies import queue_policies_of
 from shardd.config.reading import (
     Notes,
     Reader,
@@ -45,7 +46,15 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_]+")
 _PORT: Final = re.compile(r"-?[0-9]+", re.ASCII)
 _JWT: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]+", re.ASCII)
 _ADDRESSES: Final = ("listen", "host", "net")
-_SHARDD_KEYS: Final = ("workers", "pin", "balance", "ring_size", "heartbeat_silence", "log_format")
+_SHARDD_KEYS: Final = (
+    "workers",
+    "pin",
+    "balance",
+    "ring_size",
+    "heartbeat_silence",
+    "log_format",
+    "queue_policies",
+)
 _LAME_DUCK_S_MIN: Final = 30.0
 _PLAINTEXT: Final = "Plaintext passwords detected, use nkeys or bcrypt"
 
@@ -323,6 +332,7 @@ def _read_shardd(entry: Entry, fields: dict[str, Any], notes: Notes) -> None:
                 fields, "heartbeat_silence_s", lambda inner: duration_of(inner, notes)
             ),
             "limits": limits,
+            "queue_policies": setter(fields, "queue_policies", queue_policies_of),
         },
     )
 

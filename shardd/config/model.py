@@ -218,6 +218,27 @@ class UseLimits:
         return bool(self.max_connections or self.publish_messages_per_s or self.publish_bytes_per_s)
 
 
+class PolicyKind(enum.StrEnum):
+    """How one member of a queue group is chosen."""
+
+    RANDOM = "random"
+    ROUND_ROBIN = "round_robin"
+    LOCAL = "local"
+    STICKY = "sticky"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePolicy:
+    """One entry of `queue_policies`; of several that match, the first counts."""
+
+    subject: str  # a pattern
+    group: str = ">"  # a pattern; ">" is every name
+    policy: PolicyKind = PolicyKind.RANDOM
+    header: str = ""  # sticky: whose value is the key; "": the subject is
+    account: str = ""  # "": every account
+    place: str = field(default="", compare=False)  # where it stands, for error messages
+
+
 # --- listeners --------------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import uvloop
 
 from shardd import log as logs
-from shardd.config.core import Config
 from shardd.errors import BootError, ExitCode
 from shardd.host import HostSetup
 from shardd.monitor.asker import Asker
@@ -148,16 +147,18 @@ class Monitor:
     def _on_orders(self) -> None:
         for order in self._orders.take():
             if isinstance(order, Reload):
-                self._reload(order.config)
+                self._reload(order)
                 self._orders.answer(order.generation)
             elif isinstance(order, LameDuck):
                 if self._system is not None:
                     self._system.say_lame_duck()
                 self._orders.answer(order.generation)
 
-    def _reload(self, config: Config) -> None:
+    def _reload(self, order: Reload) -> None:
+        config = order.config
         with contextlib.suppress(BootError):
             logs.configure(config, "monitor")
+        self._member.choose_by(config, order.account_ids)
         self._gathering.reload(config, time.time_ns())
 
 

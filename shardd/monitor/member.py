@@ -7,8 +7,9 @@ pass costs next to nothing.
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from shardd.config.core import Config
 from shardd.host import HostSetup
 from shardd.router.control import Control
 from shardd.router.dispatch import Dispatcher
@@ -45,6 +46,7 @@ class Member:
     ) -> None:
         slots = setup.slots
         self._loop = loop
+        self._host = setup.server_name
         self._on_complete = on_complete
         self._on_topology = on_topology
         self._is_complete = False
@@ -57,9 +59,14 @@ class Member:
             int.from_bytes(os.urandom(8), "little"),
             setup.routers,
         )
+        self.choose_by(setup.config, setup.account_ids)
         self._control = Control(setup.control_dir, index, slots.incarnation(index), loop)
         self._mesh = Mesh(slots, setup.rings, doorbells, index, self._dispatcher, self._control)
         self.client = LocalClient(self._dispatcher, deliver)
+
+    def choose_by(self, config: Config, account_ids: Mapping[str, int]) -> None:
+        """How members of queue groups are chosen from now on."""
+        self._dispatcher.set_policies(config.queue_policies, account_ids, self._host)
 
     def start(self) -> None:
         """Join the others."""

@@ -114,7 +114,23 @@ def _settings(config: Config, facts: HostFacts) -> dict[str, Any]:
         "jetstream": {},
         "tls_timeout": _number(_tls_timeout(config.tls)),
         "write_deadline": int(config.write_deadline_s * _NS),
+        **_queue_policies(config),
     }
+
+
+def _queue_policies(config: Config) -> dict[str, Any]:
+    """shardd's own, in the order in which they count; absent where there are none."""
+    policies = [
+        {
+            "subject": each.subject,
+            "group": each.group,
+            "policy": each.policy.value,
+            **({"header": each.header} if each.header else {}),
+            **({"account": each.account} if each.account else {}),
+        }
+        for each in config.queue_policies
+    ]
+    return {"queue_policies": policies} if policies else {}
 
 
 def _cluster(config: Config, facts: HostFacts) -> dict[str, Any]:

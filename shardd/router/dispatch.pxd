@@ -23,6 +23,9 @@ cdef class Dispatcher:
     # The mesh's part, called between records and before a batch leaves.
     cdef object _mesh
     cdef uint64_t _random
+    # For the choice by policy: where turns begin, and what this host is known by.
+    cdef uint32_t _first_turn
+    cdef uint64_t _identity
     # Queue groups chosen to be served elsewhere, for the message at hand.
     cdef Target* _targets
     cdef size_t _target_count
@@ -73,7 +76,23 @@ cdef class Dispatcher:
     cdef int _choose(
         self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
     ) except -1
-    cdef int _hand_over(self, const MatchGroup* group, bint is_routed) except -1
+    cdef int _choose_by_policy(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
+    ) except -1
+    cdef int _deliver_by_policy(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
+    ) except -1
+    cdef int _deliver_sticky(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo, uint64_t key
+    ) except -1
+    cdef int _draw(
+        self, Sublist sublist, const MatchGroup* group, const Message* message, uint64_t skipped
+    ) except -2
+    cdef uint64_t _weight(self, const MatchGroup* group, uint64_t skipped) noexcept
+    cdef int _rendezvous(self, const MatchGroup* group, uint64_t key, uint64_t skipped) noexcept
+    cdef int _hand_over(
+        self, const MatchGroup* group, const Message* message, bint is_routed
+    ) except -1
     cdef int _add_target(
         self, uint32_t process, const unsigned char* name, uint32_t name_len
     ) except -1

@@ -1,5 +1,8 @@
 """One message to everybody who wants it: the Python face."""
 
+from collections.abc import Mapping, Sequence
+
+from shardd.config.model import QueuePolicy
 from shardd.router.ring import Producer
 from shardd.router.sublist import Sublist
 
@@ -33,4 +36,7 @@ class Dispatcher:
     @property
     def handed_on(self) -> int: ...
     def bind(self, mesh: object) -> None: ...
+    def set_policies(
+        self, policies: Sequence[QueuePolicy], account_ids: Mapping[str, int], host: str
+    ) -> None: ...
     def finish(self) -> None: ...

@@ -24,6 +24,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from shardd.errors import InternalError
 from shardd import limits
+from shardd.router.policies import identity_of, rules_of
 
 from shardd.router.frame cimport (
     MESSAGE_FOR_QUEUES,
@@ -39,6 +40,18 @@ from shardd.router.frame cimport (
     read_target,
     record_length,
     write_record,
+)
+from shardd.router.policies cimport (
+    POLICY_LOCAL,
+    POLICY_ROUND_ROBIN,
+    POLICY_STICKY,
+    Policy,
+    Share,
+    first_of,
+    key_of,
+    lateness,
+    member_id,
+    mixed,
 )
 from shardd.router.ring cimport Producer
 from shardd.router.sublist cimport Match, MatchGroup, Sublist, Subscriber, Subscription
@@ -72,6 +85,7 @@ cdef class Dispatcher:
         self.producer = producer
         self.index = index
         self._random = seed | 1
+        self._first_turn = <uint32_t>(seed >> 32)
         self._backlog = deque()
         self._oversize = deque()
 
@@ -82,6 +96,17 @@ cdef class Dispatcher:
     def bind(self, mesh: object) -> None:
         """Name the mesh: its `announce()` and `sequence`, `send_oversize()`, `ring_doorbells()`."""
         self._mesh = mesh
+
+    def set_policies(self, policies: object, account_ids: object, host: str) -> None:
+        """Choose members of queue groups in these ways from now on.
+
+        Args:
+            policies: `config.model.QueuePolicy` each, the first that matches counts.
+            account_ids: numbers of accounts, by name.
+            host: what other hosts know this one by.
+        """
+        self.sublist.set_policies(rules_of(policies, account_ids), self.index, True)
+        self._identity = identity_of(host)
 
     # --- out -----------------------------------------------------------------------------------
 
@@ -158,11 +183,13 @@ cdef class Dispatcher:
         cdef uint64_t pick
         if group.weight == 0:
             return 0
+        if group.policy:
+            return self._choose_by_policy(group, message, publisher, echo)
         pick = self._next_random() % group.weight
         if pick < group.local_count:
             if self._deliver_in_group(group, message, publisher, echo, pick):
                 return 1
-        self._hand_over(group, False)
+        self._hand_over(group, message, False)
         return 0
 
     cdef int _deliver_in_group(
@@ -180,12 +207,137 @@ cdef class Dispatcher:
                 at = 0
         return 0
 
-    cdef int _hand_over(self, const MatchGroup* group, bint is_routed) except -1:
+    # --- queue groups with a policy ------------------------------------------------------------
+
+    cdef int _choose_by_policy(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
+    ) except -1:
+        """The same where a rule says who is chosen."""
+        cdef int process = self._draw(self.sublist, group, message, 0)
+        if process == <int>self.index:
+            if self._deliver_by_policy(group, message, publisher, echo):
+                return 1
+            process = self._draw(self.sublist, group, message, <uint64_t>1 << self.index)
+        if process >= 0:
+            self._add_target(<uint32_t>process, group.name, group.name_len)
+        return 0
+
+    cdef int _deliver_by_policy(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo
+    ) except -1:
+        """One of the local members, of which there are some: 1 when one of them took it."""
+        cdef const Policy* policy = self.sublist.policy_of(group)
+        cdef uint64_t first
+        if policy.kind == POLICY_STICKY:
+            return self._deliver_sticky(
+                group, message, publisher, echo, key_of(policy, message))
+        if policy.kind == POLICY_ROUND_ROBIN:
+            first = group.source.member_turn % group.local_count
+            group.source.member_turn += 1
+        else:
+            first = self._next_random() % group.local_count
+        return self._deliver_in_group(group, message, publisher, echo, first)
+
+    cdef int _deliver_sticky(
+        self, MatchGroup* group, Message* message, Subscriber* publisher, bint echo, uint64_t key
+    ) except -1:
+        """The local member that wins the key, else the next one that can take it."""
+        cdef uint64_t number, highest, below = 0
+        cdef uint32_t _tried, at, best
+        cdef bint has_best
+        for _tried in range(group.local_count):
+            has_best = False
+            highest = 0
+            best = 0
+            for at in range(group.local_count):
+                number = mixed(key ^ member_id(self.index, group.members[at].serial))
+                # No two members draw the same number for a key.
+                if (_tried == 0 or number < below) and (not has_best or number > highest):
+                    has_best = True
+                    highest = number
+                    best = at
+            if not has_best:
+                return 0
+            below = highest
+            if echo or group.members[best].subscriber != publisher:
+                if self._deliver(group.members[best], message):
+                    return 1
+        return 0
+
+    cdef int _draw(
+        self, Sublist sublist, const MatchGroup* group, const Message* message, uint64_t skipped
+    ) except -2:
+        """The process that a message goes to by the group's rule, but for some; -1: none is left.
+        """
+        cdef const Policy* policy = sublist.policy_of(group)
+        cdef uint64_t total, pick
+        cdef uint32_t at
+        if policy.kind == POLICY_STICKY:
+            return self._rendezvous(group, key_of(policy, message), skipped)
+        if policy.kind == POLICY_LOCAL and self._weight(group, skipped | self.routers):
+            skipped |= self.routers
+        total = self._weight(group, skipped)
+        if total == 0:
+            return -1
+        if policy.kind == POLICY_ROUND_ROBIN:
+            pick = <uint64_t>(group.source.process_turn + self._first_turn) % total
+            group.source.process_turn += 1
+        else:
+            pick = self._next_random() % total
+        if not skipped >> self.index & 1:
+            if pick < group.local_count:
+                return <int>self.index
+            pick -= group.local_count
+        for at in range(group.remote_count):
+            if skipped >> group.remotes[at].process & 1:
+                continue
+            if pick < group.remotes[at].weight:
+                return <int>group.remotes[at].process
+            pick -= group.remotes[at].weight
+        raise InternalError("weights of a queue group do not add up")
+
+    cdef uint64_t _weight(self, const MatchGroup* group, uint64_t skipped) noexcept:
+        """Members of the group, but for those that are reached by these processes."""
+        cdef uint64_t total = 0 if skipped >> self.index & 1 else group.local_count
+        cdef uint32_t at
+        for at in range(group.remote_count):
+            if not skipped >> group.remotes[at].process & 1:
+                total += group.remotes[at].weight
+        return total
+
+    cdef int _rendezvous(self, const MatchGroup* group, uint64_t key, uint64_t skipped) noexcept:
+        """The process of the winner: between the hosts first, then on this one."""
+        cdef Share own
+        cdef const Share* best = first_of(
+            group.shares, group.share_count, key, ~self.routers | skipped)
+        if best != NULL:
+            if self._weight(group, self.routers | skipped) == 0:
+                return <int>best.process
+            own.id = self._identity
+            own.weight = <uint32_t>self._weight(group, self.routers)
+            if lateness(key, best) < lateness(key, &own):
+                return <int>best.process
+        best = first_of(group.shares, group.share_count, key, self.routers | skipped)
+        return <int>best.process if best != NULL else -1
+
+    # --- other processes -----------------------------------------------------------------------
+
+    cdef int _hand_over(
+        self, const MatchGroup* group, const Message* message, bint is_routed
+    ) except -1:
         """Choose another process for the group, by weight; nothing when no other has a member. What
         came from another host stays here."""
         cdef uint64_t total = group.weight - group.local_count
         cdef uint64_t pick
         cdef uint32_t index
+        cdef int process
+        if group.policy:
+            pick = <uint64_t>1 << self.index
+            process = self._draw(
+                self.sublist, group, message, pick | self.routers if is_routed else pick)
+            if process >= 0:
+                self._add_target(<uint32_t>process, group.name, group.name_len)
+            return 0
         if is_routed and self.routers:
             for index in range(group.remote_count):
                 if self.routers >> group.remotes[index].process & 1:
@@ -396,11 +548,14 @@ cdef class Dispatcher:
                 continue
             if memcmp(group.name, target.name, target.name_len) != 0:
                 continue
-            if group.local_count and self._deliver_in_group(
+            if group.policy:
+                if group.local_count and self._deliver_by_policy(group, message, NULL, True):
+                    return 0
+            elif group.local_count and self._deliver_in_group(
                 group, message, NULL, True, self._next_random() % group.local_count
             ):
                 return 0
-            self._hand_over(group, message.flags & MESSAGE_IS_ROUTED)
+            self._hand_over(group, message, message.flags & MESSAGE_IS_ROUTED)
             if self._target_count > first and hops < HOPS_MAX:
                 # Whoever gets it may answer, so it has to know the first publisher's interest.
                 self._add_target(

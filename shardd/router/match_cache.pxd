@@ -64,6 +64,8 @@ cdef void cache_drop(
 cdef void cache_touch(
     MatchCache* cache, uint32_t account, const unsigned char* pattern, size_t length
 ) noexcept nogil
+# Everything may have changed.
+cdef void cache_empty(MatchCache* cache) noexcept nogil
 # Frees the retired entries / everything.
 cdef void cache_release(MatchCache* cache) noexcept nogil
 cdef void cache_free(MatchCache* cache) noexcept nogil

@@ -159,6 +159,17 @@ cdef void cache_drop(
             return
 
 
+cdef void cache_empty(MatchCache* cache) noexcept nogil:
+    cdef CacheCell* cells
+    cdef size_t at
+    if cache.cells == NULL:
+        return
+    for at in range(cache.set_mask + 1):
+        cells = &cache.cells[at * WAYS]
+        while cells[0].entry != NULL:
+            cache_evict(cache, cells, 0)
+
+
 cdef void cache_release(MatchCache* cache) noexcept nogil:
     cdef Entry* entry
     while cache.retired != NULL:

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from shardd.router.patterns cimport RemoteWeight, Subscription
+from shardd.router.patterns cimport Group, Index, RemoteWeight, Subscription
+from shardd.router.policies cimport Share
 from shardd.router.trie cimport Vector
 
 # One queue group over all patterns that match a subject.
@@ -12,8 +13,13 @@ cdef struct MatchGroup:
     uint32_t local_count
     Subscription** members    # local_count of them
     uint32_t remote_count
+    uint32_t policy           # number of the rule for it; 0: at random
     RemoteWeight* remotes     # one per process, weights summed over patterns
     uint64_t weight           # local_count + remote weights
+    # Only where a rule is; the group lives as long as this result is current.
+    Group* source             # whose turns count
+    Share* shares             # the candidates of a sticky one
+    size_t share_count
 
 # Who gets one literal subject. The memory stays until `release`; a subscription that was removed
 # since says so. What it says is current until the next change.
@@ -32,6 +38,7 @@ cdef struct MatchPlan:
     size_t name_bytes
     size_t members
     size_t remotes            # at most
+    size_t shares             # at most
 
 # Counts what the found interests amount to, and leaves their groups in `groups`, those of one name
 # side by side. -1 without memory.
@@ -39,5 +46,6 @@ cdef int plan_match(const Vector* found, Vector* groups, MatchPlan* plan) noexce
 # The bytes that `fill_match` needs behind a Match, at an 8-byte boundary.
 cdef size_t plan_bytes(const MatchPlan* plan) noexcept nogil
 cdef void fill_match(
-    const Vector* found, const Vector* groups, const MatchPlan* plan, Match* result, void* room
+    const Index* index, const MatchPlan* plan, uint32_t account, const unsigned char* subject,
+    size_t length, Match* result, void* room,
 ) noexcept nogil

@@ -11,11 +11,14 @@ from libc.string cimport memcmp, memcpy
 from shardd.router.patterns cimport (
     MASK_BITS,
     Group,
+    Index,
     Interest,
     RemoteWeight,
     Subscription,
     name_bytes,
 )
+from shardd.router.policies cimport POLICY_STICKY, Share, policy_find
+from shardd.router.shares cimport count_shares, write_shares
 from shardd.router.table cimport same_bytes
 from shardd.router.trie cimport Vector, vector_push
 
@@ -40,7 +43,7 @@ cdef int plan_match(const Vector* found, Vector* groups, MatchPlan* plan) noexce
     cdef Group* group
     groups.count = 0
     plan.processes = 0
-    plan.plain = plan.names = plan.name_bytes = plan.members = plan.remotes = 0
+    plan.plain = plan.names = plan.name_bytes = plan.members = plan.remotes = plan.shares = 0
     for at in range(found.count):
         interest = <Interest*>found.items[at]
         plan.processes |= interest.processes
@@ -54,6 +57,8 @@ cdef int plan_match(const Vector* found, Vector* groups, MatchPlan* plan) noexce
                     return -1
                 plan.members += group.local_count
                 plan.remotes += group.remote_count
+                if group.is_sticky:
+                    plan.shares += count_shares(group)
             group = group.next
     # Names are unique within one pattern.
     if owners > 1 and groups.count > 1:
@@ -71,6 +76,7 @@ cdef size_t plan_bytes(const MatchPlan* plan) noexcept nogil:
         (plan.plain + plan.members) * sizeof(Subscription*)
         + plan.names * sizeof(MatchGroup)
         + plan.remotes * sizeof(RemoteWeight)
+        + plan.shares * sizeof(Share)
         + plan.name_bytes
     )
 
@@ -115,18 +121,37 @@ cdef size_t fill_group(
     return merged
 
 
-cdef void fill_match(
-    const Vector* found, const Vector* groups, const MatchPlan* plan, Match* result, void* room
+cdef size_t fill_shares(
+    const Index* index, size_t at, size_t merged, MatchGroup* result, Share* shares
 ) noexcept nogil:
-    """Lays out a result: subscriptions, groups, members, weights, names."""
+    """The candidates of the merged groups from `at` on, if they are sticky; returns how many."""
+    cdef const Group* group
+    cdef size_t i
+    result.shares = shares
+    result.share_count = 0
+    if index.policies.items[result.policy - 1].kind == POLICY_STICKY:
+        for i in range(merged):
+            group = <const Group*>index.found_groups.items[at + i]
+            result.share_count += write_shares(index, group, shares + result.share_count)
+    return result.share_count
+
+
+cdef void fill_match(
+    const Index* index, const MatchPlan* plan, uint32_t account, const unsigned char* subject,
+    size_t length, Match* result, void* room,
+) noexcept nogil:
+    """Lays out a result: subscriptions, groups, members, weights, candidates, names."""
+    cdef const Vector* found = &index.found
+    cdef const Vector* groups = &index.found_groups
     cdef Subscription** plain = <Subscription**>room
     cdef MatchGroup* group = <MatchGroup*>(plain + plan.plain)
     cdef Subscription** members = <Subscription**>(group + plan.names)
     cdef RemoteWeight* remotes = <RemoteWeight*>(members + plan.members)
-    cdef unsigned char* names = <unsigned char*>(remotes + plan.remotes)
-    cdef const Group* first
+    cdef Share* shares = <Share*>(remotes + plan.remotes)
+    cdef unsigned char* names = <unsigned char*>(shares + plan.shares)
+    cdef Group* first
     cdef Subscription* subscription
-    cdef size_t at
+    cdef size_t at, merged
     result.processes = plan.processes
     result.plain = plain
     result.plain_count = <uint32_t>plan.plain
@@ -140,11 +165,17 @@ cdef void fill_match(
             subscription = subscription.next
     at = 0
     while at < groups.count:
-        first = <const Group*>groups.items[at]
-        at += fill_group(groups, at, group, members, remotes)
+        first = <Group*>groups.items[at]
+        merged = fill_group(groups, at, group, members, remotes)
         memcpy(names, name_bytes(first), first.announcement.length)
         group.name = names
         group.name_len = first.announcement.length
+        group.policy = policy_find(
+            &index.policies, account, subject, length, names, group.name_len)
+        group.source = first
+        if group.policy:
+            shares += fill_shares(index, at, merged, group, shares)
+        at += merged
         names += group.name_len
         members += group.local_count
         remotes += group.remote_count

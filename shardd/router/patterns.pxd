@@ -5,10 +5,11 @@ announcement that was not withdrawn. What leaves the index is chained and freed 
 Functions that take a hash want the pattern's (`interest_hash`), which every caller has at hand.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from shardd.router.frame cimport Message
 from shardd.router.match_cache cimport MatchCache
+from shardd.router.policies cimport PolicyTable, Share
 from shardd.router.subject cimport SubjectKind
 from shardd.router.table cimport HashKey, Table
 from shardd.router.trie cimport Trie, Vector
@@ -43,13 +44,21 @@ cdef struct Subscription:
     uint64_t max_deliveries   # 0: no limit
     uint64_t sid_hash
     uint32_t sid_len
-    bint is_removed           # taken out of the index, not yet freed
+    uint32_t serial           # no other live one of this process has it
+    unsigned char is_removed  # taken out of the index, not yet freed
     unsigned char sid[1]      # sid_len bytes, allocated with the struct
 
 # Interest of another process in a queue group.
 cdef struct RemoteWeight:
     uint32_t process          # slot number
     uint32_t weight           # members there
+
+# The same with who they are, where that process has told it.
+cdef struct RemoteMembers:
+    uint32_t process
+    uint32_t weight
+    Share* shares             # share_count of them
+    uint32_t share_count
 
 # What this process tells the others about one key: a pattern, or a queue group on a pattern. It
 # stands in a queue of changes while its count and what was announced differ.
@@ -58,7 +67,8 @@ cdef struct Announcement:
     Announcement* previous
     uint32_t announced        # the count last told; plain: 0 or 1
     uint32_t index            # in the array of announced keys, while `announced` is not 0
-    uint32_t kind             # AnnouncementKind
+    uint16_t kind             # AnnouncementKind
+    uint16_t is_renewed       # members have changed that are told one by one, if not their number
     uint32_t length           # of the subject or the queue name
 
 cdef enum AnnouncementKind:
@@ -83,9 +93,13 @@ cdef struct Group:
     Group* next               # siblings on the same pattern
     Group* previous
     Subscription* members     # local ones
-    RemoteWeight* remotes     # one per process with members
+    RemoteMembers* remotes    # one per process with members
     uint32_t local_count
     uint32_t remote_count
+    # For the choice by policy.
+    uint32_t process_turn     # round robin: messages that went to one of the processes in turn,
+    uint32_t member_turn      # and to one of the local members
+    bint is_sticky            # some rule says so for some subject: who its members are matters
 
 # What an index consists of.
 cdef struct Index:
@@ -95,6 +109,10 @@ cdef struct Index:
     Trie trie                 # the wildcard patterns
     MatchCache cache
     bint is_relay             # what is announced is what others want, not the local subscriptions
+    PolicyTable policies
+    bint tells_shares         # the others are told who the members of sticky groups are
+    uint32_t process          # this one's number
+    uint64_t[MASK_BITS] identities  # of processes, as candidates of a sticky group; 0: by number
     Announcement changes      # head of the circular queue of changes
     Vector announced          # every Announcement that was told and not withdrawn
     Vector found              # scratch of `match`: interests, then their groups
@@ -136,6 +154,9 @@ cdef void link(
 ) noexcept nogil
 cdef void unlink(Index* index, Subscription* subscription) noexcept nogil
 
+# The rules have changed.
+cdef void policies_changed(Index* index) noexcept nogil
+
 # What the others should be told of a key.
 cdef uint32_t own_count(const Index* index, const Announcement* announcement) noexcept nogil
 # Notes that they were told, and takes the key from the queue of changes. There is room for one more
@@ -146,13 +167,13 @@ cdef enum:
     WITHOUT_MEMORY = -2
 
 # Absolute interest of another process: 1 when it wants a key that it did not want before, -1 when
-# it no longer wants it, else 0; or WITHOUT_MEMORY.
+# it no longer wants it, else 0; or WITHOUT_MEMORY. `shares`, allocated, are taken over.
 cdef int set_remote_plain(
     Index* index, Interest* interest, uint32_t process, bint is_wanted, uint64_t hash
 ) noexcept nogil
 cdef int set_remote_group(
     Index* index, Interest* interest, const unsigned char* name, size_t length,
-    uint32_t process, uint32_t count, uint64_t hash,
+    uint32_t process, uint32_t count, Share* shares, uint32_t share_count, uint64_t hash,
 ) noexcept nogil
 cdef void drop_process(Index* index, uint32_t process) noexcept nogil
 # What another process wants of a key: its members of a group, 0 or 1 for a pattern.

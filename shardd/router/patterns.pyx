@@ -3,11 +3,12 @@
 The order inside a change is always the same: hang or take off, invalidate, drop what is idle.
 """
 
-from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 
-from shardd.router.match_cache cimport cache_drop, cache_free, cache_touch
+from shardd.router.match_cache cimport cache_drop, cache_empty, cache_free, cache_touch
+from shardd.router.policies cimport Share, may_be_sticky, policies_free
 from shardd.router.subject cimport SUBJECT_WILDCARD, SubjectKind
 from shardd.router.table cimport (
     hash_bytes,
@@ -119,7 +120,9 @@ cdef uint32_t own_count(const Index* index, const Announcement* announcement) no
 cdef void count_changed(Index* index, Announcement* announcement) noexcept nogil:
     """Queues the key if the others must hear of it, takes it from the queue if not any more."""
     cdef Announcement* head = &index.changes
-    if own_count(index, announcement) == announcement.announced:
+    if own_count(index, announcement) == announcement.announced and (
+        announcement.announced == 0 or not announcement.is_renewed
+    ):
         if announcement.next != NULL:
             announcement.previous.next = announcement.next
             announcement.next.previous = announcement.previous
@@ -129,6 +132,12 @@ cdef void count_changed(Index* index, Announcement* announcement) noexcept nogil
         announcement.previous = head.previous
         head.previous.next = announcement
         head.previous = announcement
+
+
+cdef inline void members_changed(Index* index, Group* group) noexcept nogil:
+    if group.is_sticky and index.tells_shares:
+        group.announcement.is_renewed = True
+    count_changed(index, &group.announcement)
 
 
 cdef void mark_announced(Index* index, Announcement* announcement) noexcept nogil:
@@ -146,7 +155,19 @@ cdef void mark_announced(Index* index, Announcement* announcement) noexcept nogi
         announced.items[last.index] = last
         vector_trim(announced)
     announcement.announced = count
+    announcement.is_renewed = False
     count_changed(index, announcement)
+
+
+cdef void policies_changed(Index* index) noexcept nogil:
+    cdef size_t at = 0
+    cdef Group* group = <Group*>table_next(&index.groups, &at)
+    while group != NULL:
+        group.is_sticky = may_be_sticky(
+            &index.policies, group.interest.account, name_bytes(group), group.announcement.length)
+        members_changed(index, group)
+        group = <Group*>table_next(&index.groups, &at)
+    cache_empty(&index.cache)
 
 
 # --- making and dropping --------------------------------------------------------------------------
@@ -158,7 +179,8 @@ cdef void clear_announcement(
     announcement.previous = NULL
     announcement.announced = 0
     announcement.index = 0
-    announcement.kind = kind
+    announcement.kind = <uint16_t>kind
+    announcement.is_renewed = False
     announcement.length = <uint32_t>length
 
 
@@ -209,6 +231,9 @@ cdef Group* obtain_group(
     group.remotes = NULL
     group.local_count = 0
     group.remote_count = 0
+    group.process_turn = 0
+    group.member_turn = 0
+    group.is_sticky = may_be_sticky(&index.policies, interest.account, name, length)
     memcpy(<void*>name_bytes(group), name, length)
     if table_insert(&index.groups, group_hash(index, interest, name, length), group) < 0:
         free(group)
@@ -284,6 +309,7 @@ cdef bint withdraw_weight(Group* group, uint32_t process) noexcept nogil:
     for at in range(group.remote_count):
         if group.remotes[at].process != process:
             continue
+        free(group.remotes[at].shares)
         group.remote_count -= 1
         group.remotes[at] = group.remotes[group.remote_count]
         if group.remote_count == 0:
@@ -293,25 +319,36 @@ cdef bint withdraw_weight(Group* group, uint32_t process) noexcept nogil:
     return False
 
 
-cdef int set_weight(Group* group, uint32_t process, uint32_t weight) noexcept nogil:
+cdef int set_weight(
+    Group* group, uint32_t process, uint32_t weight, Share* shares, uint32_t share_count
+) noexcept nogil:
     """How many members another process has: 1 when that is news, -1 without memory."""
-    cdef RemoteWeight* remotes
+    cdef RemoteMembers* remotes
+    cdef RemoteMembers* remote
     cdef uint32_t at
     if weight == 0:
+        free(shares)
         return withdraw_weight(group, process)
     for at in range(group.remote_count):
-        if group.remotes[at].process == process:
-            if group.remotes[at].weight == weight:
+        remote = &group.remotes[at]
+        if remote.process == process:
+            if remote.weight == weight and share_count == 0 and remote.share_count == 0:
                 return 0
-            group.remotes[at].weight = weight
+            free(remote.shares)
+            remote.weight = weight
+            remote.shares = shares
+            remote.share_count = share_count
             return 1
-    remotes = <RemoteWeight*>realloc(
-        group.remotes, (group.remote_count + 1) * sizeof(RemoteWeight)
+    remotes = <RemoteMembers*>realloc(
+        group.remotes, (group.remote_count + 1) * sizeof(RemoteMembers)
     )
     if remotes == NULL:
+        free(shares)
         return -1
     remotes[group.remote_count].process = process
     remotes[group.remote_count].weight = weight
+    remotes[group.remote_count].shares = shares
+    remotes[group.remote_count].share_count = share_count
     group.remotes = remotes
     group.remote_count += 1
     return 1
@@ -329,10 +366,13 @@ cdef void free_interest(Interest* interest) noexcept nogil:
     """With all that hangs on it."""
     cdef Group* group = interest.groups
     cdef Group* following
+    cdef uint32_t at
     free_subscriptions(interest.plain)
     while group != NULL:
         following = group.next
         free_subscriptions(group.members)
+        for at in range(group.remote_count):
+            free(group.remotes[at].shares)
         free(group.remotes)
         free(group)
         group = following
@@ -357,7 +397,7 @@ cdef void link(
         count_changed(index, &interest.announcement)
     else:
         group.local_count += 1
-        count_changed(index, &group.announcement)
+        members_changed(index, group)
 
 
 cdef void unlink(Index* index, Subscription* subscription) noexcept nogil:
@@ -375,7 +415,7 @@ cdef void unlink(Index* index, Subscription* subscription) noexcept nogil:
         count_changed(index, &interest.announcement)
     else:
         group.local_count -= 1
-        count_changed(index, &group.announcement)
+        members_changed(index, group)
 
 
 cdef void drop_key_if_idle(Index* index, Announcement* announcement) noexcept nogil:
@@ -407,12 +447,12 @@ cdef void weight_changed(Index* index, Group* group, uint64_t hash) noexcept nog
     """Other processes have more or fewer members; `hash` is the pattern's."""
     invalidate(index, group.interest, hash)
     if index.is_relay:
-        count_changed(index, &group.announcement)
+        members_changed(index, group)
 
 
 cdef int set_remote_group(
     Index* index, Interest* interest, const unsigned char* name, size_t length,
-    uint32_t process, uint32_t count, uint64_t hash,
+    uint32_t process, uint32_t count, Share* shares, uint32_t share_count, uint64_t hash,
 ) noexcept nogil:
     cdef Group* group
     cdef int news
@@ -420,13 +460,15 @@ cdef int set_remote_group(
     if count > 0:
         group = obtain_group(index, interest, name, length)
         if group == NULL:
+            free(shares)
             return WITHOUT_MEMORY
     else:
         group = find_group(index, interest, name, length)
         if group == NULL:
+            free(shares)
             return 0
     change = -<int>group.remote_count
-    news = set_weight(group, process, count)
+    news = set_weight(group, process, count, shares, share_count)
     change += <int>group.remote_count
     if news > 0:
         weight_changed(index, group, hash)
@@ -500,6 +542,7 @@ cdef void free_index(Index* index) noexcept nogil:
     table_free(&index.groups)
     trie_free(&index.trie)
     cache_free(&index.cache)
+    policies_free(&index.policies)
     vector_free(&index.announced)
     vector_free(&index.found)
     vector_free(&index.found_groups)

@@ -9,6 +9,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from shardd.router.match_result cimport Match, MatchGroup
+from shardd.router.policies cimport Policy
 from shardd.router.patterns cimport (
     Group,
     Index,
@@ -23,6 +24,7 @@ from shardd.router.patterns cimport (
 @cython.final
 cdef class Sublist:
     cdef Index _index
+    cdef list _rules                       # as set; None: never
     cdef readonly uint64_t subscriptions
     cdef readonly uint64_t inserts
     cdef readonly uint64_t removes
@@ -51,5 +53,7 @@ cdef class Sublist:
     cdef const unsigned char* subject_of(self, const Subscription* s, size_t* length) noexcept
     cdef const unsigned char* queue_of(self, const Subscription* s, size_t* length) noexcept
     cdef uint32_t account_of(self, const Subscription* s) noexcept
+    # The rule that a group of a match follows, which has one.
+    cdef const Policy* policy_of(self, const MatchGroup* group) noexcept
     # Whether `take_changes` would return anything.
     cpdef bint has_changes(self) noexcept

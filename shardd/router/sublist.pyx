@@ -53,12 +53,15 @@ from shardd.router.patterns cimport (
     obtain_group,
     obtain_interest,
     own_count,
+    policies_changed,
     remote_count,
     set_remote_group,
     set_remote_plain,
     subject_bytes,
     unlink,
 )
+from shardd.router.policies cimport Policy, Share, policies_set
+from shardd.router.shares cimport count_told, write_told
 from shardd.router.subject cimport SUBJECT_INVALID, SubjectKind, is_reachable, subject_kind
 from shardd.router.table cimport hash_bytes, hash_key
 from shardd.router.trie cimport (
@@ -96,6 +99,49 @@ class SublistStatistics:
 
 cdef inline const unsigned char* data(bytes source) noexcept:
     return <const unsigned char*>PyBytes_AS_STRING(source)
+
+
+cdef list told_shares(const Index* index, const Group* group):
+    """Who the members of a group are, as identities and weights in turn; empty: untold."""
+    cdef size_t count = count_told(index, group)
+    cdef size_t at
+    cdef Share* shares
+    cdef list told = []
+    if count == 0:
+        return told
+    shares = <Share*>malloc(count * sizeof(Share))
+    if shares == NULL:
+        raise MemoryError
+    count = write_told(index, group, shares)
+    for at in range(count):
+        told.append(shares[at].id)
+        told.append(shares[at].weight)
+    free(shares)
+    return told
+
+
+cdef tuple told_tuple(const Index* index, const Announcement* announcement, uint32_t count):
+    """The same with who the members are, if the others are told."""
+    cdef list shares
+    if announcement.kind == ANNOUNCES_GROUP and count > 0:
+        shares = told_shares(index, <const Group*>announcement)
+        if shares:
+            return (*announcement_tuple(announcement, count), shares)
+    return announcement_tuple(announcement, count)
+
+
+cdef Share* new_shares(uint32_t process, list told) except NULL:
+    """What another process has told, as it is kept."""
+    cdef Py_ssize_t count = len(told) // 2
+    cdef Py_ssize_t at
+    cdef Share* shares = <Share*>malloc(max(count, 1) * sizeof(Share))
+    if shares == NULL:
+        raise MemoryError
+    for at in range(count):
+        shares[at].id = told[2 * at]
+        shares[at].weight = max(<uint32_t>told[2 * at + 1], <uint32_t>1)
+        shares[at].process = process
+    return shares
 
 
 cdef tuple announcement_tuple(const Announcement* announcement, uint32_t count):
@@ -162,7 +208,7 @@ cdef const Match* build_match(
     entry.size = size
     cache_stamp(&index.cache, entry)
     fill_match(
-        &index.found, &index.found_groups, &plan, <Match*>(entry + 1), place + subject_room
+        index, &plan, account, subject, length, <Match*>(entry + 1), place + subject_room
     )
     cache_insert(&index.cache, hash, entry)
     vector_trim(&index.found)
@@ -232,6 +278,7 @@ cdef class Sublist:
         subscription.max_deliveries = 0
         subscription.sid_hash = 0
         subscription.sid_len = <uint32_t>sid_len
+        subscription.serial = <uint32_t>self.inserts
         subscription.is_removed = False
         memcpy(subscription.sid, sid, sid_len)
         link(&self._index, subscription, interest, group)
@@ -289,12 +336,37 @@ cdef class Sublist:
     cdef uint32_t account_of(self, const Subscription* s) noexcept:
         return s.interest.account
 
+    cdef const Policy* policy_of(self, const MatchGroup* group) noexcept:
+        return &self._index.policies.items[group.policy - 1]
+
+    def set_policies(self, list rules not None, uint32_t process, bint tells_shares) -> None:
+        """How members of queue groups are chosen from now on, as `policies.rules_of` says it.
+
+        Args:
+            process: this one's number.
+            tells_shares: with the announcements of a sticky group goes who its members are.
+        """
+        cdef Index* index = &self._index
+        if rules == self._rules or (not rules and self._rules is None):
+            return
+        self._rules = rules
+        index.process = process
+        index.tells_shares = tells_shares
+        policies_set(&index.policies, rules)
+        policies_changed(index)
+
+    def identify(self, uint32_t process, uint64_t identity) -> None:
+        """What another process is known by as a candidate of a sticky group. It wants nothing
+        yet."""
+        self._index.identities[process] = identity
+
     cpdef bint has_changes(self) noexcept:
         """Whether `take_changes` would return anything."""
         return self._index.changes.next != &self._index.changes
 
     def take_changes(self) -> list[tuple[int, bytes, bytes | None, int]]:
-        """Keys whose own count is not the announced one, with the count; now announced."""
+        """Keys whose own count is not the announced one, with the count; now announced. A fifth
+        part says who the members of a sticky group are; it is for `set_remote`."""
         cdef Index* index = &self._index
         cdef list changes = []
         cdef Announcement* announcement
@@ -303,7 +375,7 @@ cdef class Sublist:
         while self.has_changes():
             announcement = index.changes.next
             count = own_count(index, announcement)
-            change = announcement_tuple(announcement, count)
+            change = told_tuple(index, announcement, count)
             # Making a tuple may collect garbage, and a finalizer may unsubscribe.
             if announcement != index.changes.next or count != own_count(index, announcement):
                 continue
@@ -334,7 +406,7 @@ cdef class Sublist:
         while left > 0 and len(entries) < limit:
             left -= 1
             announcement = <Announcement*>announced.items[left]
-            entries.append(announcement_tuple(announcement, announcement.announced))
+            entries.append(told_tuple(&self._index, announcement, announcement.announced))
             # Making the tuple may have collected garbage, and a finalizer changed the array.
             left = min(left, announced.count)
         return entries, left if left else -1
@@ -370,8 +442,10 @@ cdef class Sublist:
         bytes subject not None,
         bytes queue,
         uint32_t count,
+        list shares=None,
     ) -> int:
         """What another process wants: its members of a queue group, or 0 or more plain ones.
+        `shares` are the members of a sticky group, as it has told them.
 
         Counts are absolute, 0 withdraws. An invalid pattern matches nothing and is not kept.
         Returns by how much the number of keys that this process wants has changed: 1, 0 or -1.
@@ -381,6 +455,7 @@ cdef class Sublist:
         cdef SubjectKind kind = subject_kind(data(subject), length)
         cdef Interest* interest
         cdef uint64_t hash
+        cdef Share* members = NULL
         cdef int change
         if process >= PROCESSES_MAX:
             raise ValueError("no such process")
@@ -400,8 +475,11 @@ cdef class Sublist:
         if queue is None:
             change = set_remote_plain(index, interest, process, count > 0, hash)
         else:
+            if shares:
+                members = new_shares(process, shares)
             change = set_remote_group(
-                index, interest, data(queue), PyBytes_GET_SIZE(queue), process, count, hash
+                index, interest, data(queue), PyBytes_GET_SIZE(queue), process, count,
+                members, <uint32_t>(len(shares) // 2) if shares else 0, hash
             )
         drop_if_idle(index, interest, hash)
         if change == WITHOUT_MEMORY:
@@ -412,8 +490,13 @@ cdef class Sublist:
         self, uint32_t process, entries: Iterable[tuple[int, bytes, bytes | None, int]]
     ) -> None:
         """Several of them, in order."""
-        for account, subject, queue, count in entries:
-            self.set_remote(process, account, subject, queue, count)
+        for entry in entries:
+            if len(entry) == 4:
+                account, subject, queue, count = entry
+                self.set_remote(process, account, subject, queue, count)
+            else:
+                account, subject, queue, count, shares = entry
+                self.set_remote(process, account, subject, queue, count, list(shares))
 
     def drop_process(self, uint32_t process) -> None:
         """Forgets all interest of another process."""

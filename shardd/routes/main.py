@@ -83,6 +83,7 @@ class Router:
             self._learn_accounts,
         )
         self._relay.set_accounts(dict(setup.account_ids))
+        self._relay.set_policies(config.queue_policies, setup.account_ids, setup.server_name)
         self._control = Control(setup.control_dir, index, slots.incarnation(index), loop)
         self._outbounds = OutboundSet(int(config.write_deadline_s * 1000))
         self._mesh = Mesh(
@@ -348,6 +349,7 @@ class Router:
             logs.configure(config, "router")
         assert config.cluster is not None
         self._relay.set_accounts(dict(order.account_ids))
+        self._relay.set_policies(config.queue_policies, order.account_ids, self._setup.server_name)
         self._set_contexts(config)
         self._cluster.reload(config.cluster, config.route_urls, time.monotonic())
         self._orders.answer(order.generation)

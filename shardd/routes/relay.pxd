@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from shardd.router.dispatch cimport Dispatcher
 from shardd.router.frame cimport Message
 from shardd.router.permissions cimport Permissions
-from shardd.router.sublist cimport Match
+from shardd.router.sublist cimport Match, MatchGroup
 from shardd.routes.peer cimport Link
 
 # A queue group for which another server was chosen, for the message at hand.
@@ -33,8 +33,12 @@ cdef class Relay(Dispatcher):
         self, Message* message, const unsigned char* queues, size_t queues_len
     ) except -1
     cdef int _choose_peer(
-        self, const Match* match, const unsigned char* name, uint32_t name_len, uint64_t served
+        self, const Match* match, const Message* message, const unsigned char* name,
+        uint32_t name_len, uint64_t served
     ) except -1
+    cdef int _draw_peer(
+        self, const MatchGroup* group, const Message* message, uint64_t served
+    ) except -2
     cdef int _hand_back(
         self, Message* message, const unsigned char* name, uint32_t name_len, uint32_t hops
     ) except -1

@@ -19,6 +19,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from shardd import limits
 from shardd.errors import InternalError
+from shardd.router.policies import identity_of, rules_of
 
 from shardd.router.dispatch cimport HOPS_MAX, Dispatcher
 from shardd.router.frame cimport (
@@ -110,12 +111,23 @@ cdef class Relay(Dispatcher):
         """The servers that are connected."""
         return [peer for peer in self._peers if peer is not None]
 
-    def add_peer(self, str server_id, int pool_size, tuple accounts=()) -> Peer:
+    def set_policies(self, policies: object, account_ids: object, host: str) -> None:
+        """As any process; the host's processes are told which hosts have members of a group that
+        is sticky, other servers know nothing of it."""
+        rules = rules_of(policies, account_ids)
+        self.sublist.set_policies(rules, self.index, False)
+        self.offered.set_policies(rules, self.index, True)
+        self._identity = identity_of(host)
+
+    def add_peer(
+        self, str server_id, int pool_size, tuple accounts=(), str name not None=""
+    ) -> Peer:
         """A server that has just connected, by one of so many connections and those that are for
         one of these accounts each; None when there are too many servers."""
         for number in range(PEERS_MAX):
             if self._peers[number] is None:
                 self._peers[number] = Peer(number, server_id, pool_size, accounts)
+                self.offered.identify(number, identity_of(name or server_id))
                 return self._peers[number]
         return None
 
@@ -325,7 +337,7 @@ cdef class Relay(Dispatcher):
                 if match.groups[index].name_len == name_len and (
                     memcmp(match.groups[index].name, name, name_len) == 0
                 ):
-                    self._hand_over(&match.groups[index], True)
+                    self._hand_over(&match.groups[index], message, True)
         for target in range(first, self._target_count):
             processes |= <uint64_t>1 << self._targets[target].process
         if processes:
@@ -376,7 +388,8 @@ cdef class Relay(Dispatcher):
             if offset == 0:
                 raise InternalError("a target of a record contradicts itself")
             if target.process == self.index and (
-                is_denied or not self._choose_peer(match, target.name, target.name_len, served)
+                is_denied or not self._choose_peer(
+                    match, &message, target.name, target.name_len, served)
             ):
                 self._hand_back(&message, target.name, target.name_len, header.hops)
         for index in range(self._choice_count):
@@ -390,36 +403,25 @@ cdef class Relay(Dispatcher):
                     self._write(link, <uint32_t>index, name, &message)
 
     cdef int _choose_peer(
-        self, const Match* match, const unsigned char* name, uint32_t name_len, uint64_t served
+        self, const Match* match, const Message* message, const unsigned char* name,
+        uint32_t name_len, uint64_t served
     ) except -1:
-        """One server for a queue group, by weight, but none of `served`: 1, or 0 when no other has
-        members any more."""
+        """One server for a queue group, but none of `served`: 1, or 0 when no other has members any
+        more."""
         cdef const MatchGroup* group
         cdef Choice* grown
-        cdef uint64_t pick
-        cdef uint64_t weight = 0
         cdef size_t capacity
-        cdef uint32_t index, at
+        cdef uint32_t index
+        cdef int peer
         for index in range(match.group_count):
             group = &match.groups[index]
             if group.name_len == name_len and memcmp(group.name, name, name_len) == 0:
                 break
         else:
             return 0
-        for at in range(group.remote_count):
-            if not served >> group.remotes[at].process & 1:
-                weight += group.remotes[at].weight
-        if weight == 0:
+        peer = self._draw_peer(group, message, served)
+        if peer < 0:
             return 0
-        pick = self._next_random() % weight
-        for at in range(group.remote_count):
-            if served >> group.remotes[at].process & 1:
-                continue
-            if pick < group.remotes[at].weight:
-                break
-            pick -= group.remotes[at].weight
-        else:
-            raise InternalError("weights of a queue group do not add up")
         if self._choice_count == self._choice_capacity:
             capacity = self._choice_capacity * 2 if self._choice_capacity else 8
             grown = <Choice*>realloc(self._choices, capacity * sizeof(Choice))
@@ -427,11 +429,35 @@ cdef class Relay(Dispatcher):
                 raise MemoryError
             self._choices = grown
             self._choice_capacity = capacity
-        self._choices[self._choice_count].peer = group.remotes[at].process
+        self._choices[self._choice_count].peer = <uint32_t>peer
         self._choices[self._choice_count].name = name
         self._choices[self._choice_count].name_len = name_len
         self._choice_count += 1
         return 1
+
+    cdef int _draw_peer(
+        self, const MatchGroup* group, const Message* message, uint64_t served
+    ) except -2:
+        """One of the servers that have members, but for some, by the group's policy or by weight;
+        -1: none is left."""
+        cdef uint64_t pick
+        cdef uint64_t weight = 0
+        cdef uint32_t at
+        if group.policy:
+            return self._draw(self.offered, group, message, served)
+        for at in range(group.remote_count):
+            if not served >> group.remotes[at].process & 1:
+                weight += group.remotes[at].weight
+        if weight == 0:
+            return -1
+        pick = self._next_random() % weight
+        for at in range(group.remote_count):
+            if served >> group.remotes[at].process & 1:
+                continue
+            if pick < group.remotes[at].weight:
+                return <int>group.remotes[at].process
+            pick -= group.remotes[at].weight
+        raise InternalError("weights of a queue group do not add up")
 
     cdef int _hand_back(
         self, Message* message, const unsigned char* name, uint32_t name_len, uint32_t hops
@@ -448,7 +474,7 @@ cdef class Relay(Dispatcher):
             if match.groups[index].name_len == name_len and (
                 memcmp(match.groups[index].name, name, name_len) == 0
             ):
-                self._hand_over(&match.groups[index], False)
+                self._hand_over(&match.groups[index], message, False)
         if self._target_count > first:
             self._add_target(TARGET_IS_ORIGIN, <const unsigned char*>&self.origin, sizeof(Origin))
             message.flags |= MESSAGE_FOR_QUEUES

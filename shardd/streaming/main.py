@@ -81,6 +81,9 @@ class StreamingWorker:
         producer = Producer(setup.rings[slot], slots.incarnation(slot))
         seed = int.from_bytes(os.urandom(8), "little")
         dispatcher = Dispatcher(Sublist(seed=setup.hash_seed), producer, slot, seed, setup.routers)
+        policies = setup.config.queue_policies
+        dispatcher.set_policies(policies, setup.account_ids, setup.server_name)
+        self._dispatcher = dispatcher
         self._control = Control(setup.control_dir, slot, slots.incarnation(slot), loop)
         self._mesh = Mesh(
             slots, setup.rings, self._doorbells, slot, dispatcher, self._control, None
@@ -238,6 +241,8 @@ class StreamingWorker:
             if isinstance(order, Reload):
                 with contextlib.suppress(BootError):  # the log of before is as good
                     logs.configure(order.config, self._setup.name_of(self._slot).lower())
+                policies = order.config.queue_policies
+                self._dispatcher.set_policies(policies, order.account_ids, self._setup.server_name)
                 self._orders.answer(order.generation)
             elif isinstance(order, LameDuck):
                 # Clients go one by one and are served until the last.

@@ -165,6 +165,7 @@ class Worker:
         self._sublist = Sublist(seed=setup.hash_seed)
         producer = Producer(setup.rings[index], slots.incarnation(index))
         self._dispatcher = Dispatcher(self._sublist, producer, index, seed, setup.routers)
+        self._choose_by(config, setup.account_ids)
         self._control = Control(setup.control_dir, index, slots.incarnation(index), loop)
         outbounds = OutboundSet(int(config.write_deadline_s * 1000))
         self._mesh = Mesh(
@@ -215,6 +216,10 @@ class Worker:
         )
         spaces.apply(accounts_of(config), self._setup.account_ids)
         return spaces
+
+    def _choose_by(self, config: Config, account_ids: Mapping[str, int]) -> None:
+        """How members of queue groups are chosen."""
+        self._dispatcher.set_policies(config.queue_policies, account_ids, self._setup.server_name)
 
     def _observe(self, config: Config) -> Inquiries | None:
         """Remember who left where the server is watched, say who comes and goes, and answer."""
@@ -417,6 +422,7 @@ class Worker:
             logs.configure(config, f"worker {self._index}")
         previous = self._shared.gate
         self._shared.apply(config)
+        self._choose_by(config, order.account_ids)
         self._spaces.apply(accounts_of(config), order.account_ids)
         self._shared.set_gate(self._make_gate(config, order.account_ids))
         self._entrance.change_doors(self._make_doors(config))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from shardd import limits
 from shardd.config.core import PORT_ANY, Config
-from shardd.config.load import load_setting
+from shardd.config.load import load_setting, load_text
+from shardd.config.model import PolicyKind, QueuePolicy
 from shardd.errors import ConfigError
 from shardd.values import parse_boolean, parse_duration, parse_size, split_host_port
 
@@ -368,3 +369,50 @@ def test_the_edges_of_what_can_be_are_accepted(fields):
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().port = 1  # type: ignore[misc]
+
+
+# --- queue policies --------------------------------------------------------------------------
+
+
+def policies_of(text: str) -> Config:
+    return load_text(f"accounts {{ A {{ }} }}\nshardd {{ queue_policies: {text} }}", "f", {}).config
+
+
+def test_queue_policies_are_read_in_their_order() -> None:
+    text = """[
+      { subject: "orders.>", group: "workers", policy: sticky, header: "Customer-Id" }
+      { subject: "a.*", policy: Local, account: A } ]"""
+    config = policies_of(text)
+    config.validate()
+    assert config.queue_policies == (
+        QueuePolicy(
+            subject="orders.>", group="workers", policy=PolicyKind.STICKY, header="Customer-Id"
+        ),
+        QueuePolicy(subject="a.*", policy=PolicyKind.LOCAL, account="A"),
+    )
+    assert load_setting("queue_policies", '[{subject: "a", policy: round_robin}]') == {
+        "queue_policies": (QueuePolicy(subject="a", policy=PolicyKind.ROUND_ROBIN),)
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("sticky", "f:2:10: queue_policies has to be a list, not a string"),
+        ("[sticky]", "f:2:27: queue_policies has to be a list of blocks, not a string"),
+        ("[{policy: sticky}]", "queue_policies: an entry needs a subject"),
+        ("[{subject: a}]", "queue_policies: an entry needs a policy"),
+        ("[{subject: a..b, policy: local}]", 'subject "a..b" is not a valid subject'),
+        ("[{subject: a, group: 'b..', policy: local}]", 'group "b.." is not a valid pattern'),
+        ("[{subject: a, policy: fair}]", 'policy "fair" is not one of random, round_robin, local'),
+        ("[{subject: a, policy: local, header: K}]", 'header is the key of the policy "sticky"'),
+        ("[{subject: a, policy: sticky, header: 'K:'}]", 'header "K:" is not the name of a header'),
+        ("[{subject: a, policy: local, who: b}]", 'unknown field "who"'),
+        ("[{subject: a, policy: local, account: B}]", 'queue_policies: there is no account "B"'),
+    ],
+)
+def test_a_queue_policy_that_cannot_be_is_refused_where_it_stands(text: str, error: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        policies_of(text).validate()
+    assert str(caught.value).startswith("f:2:")
+    assert error in str(caught.value)

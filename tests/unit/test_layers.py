@@ -50,7 +50,7 @@ LAYERS: Final = (
                 ("reading", "streaming_check", "syntax"),
                 ("core", "sharing", "streaming_block", "unserved"),
                 ("access",),
-                ("listeners",),
+                ("listeners", "queue_policies"),
                 ("load",),
             )
         },
@@ -95,8 +95,9 @@ LAYERS: Final = (
         {
             "router": (
                 ("doorbell", "frame", "ring", "subject", "table"),
-                ("frame_probe", "imports", "match_cache", "ring_probe", "trie"),
+                ("frame_probe", "imports", "match_cache", "policies", "ring_probe", "trie"),
                 ("patterns", "permissions"),
+                ("shares",),
                 ("match_result",),
                 ("sublist",),
                 ("bell", "dispatch", "sublist_probe"),
@@ -222,12 +223,14 @@ SANS_IO: Final = frozenset(
     (
         "auth.authenticator auth.certificates auth.claims auth.identity auth.nkeys "
         "auth.operator auth.passwords auth.seeds config.access config.core config.model "
-        "config.reading config.streaming config.streaming_block config.streaming_check "
+        "config.queue_policies config.reading config.streaming config.streaming_block "
+        "config.streaming_check "
         "config.syntax config.tree config.unserved errors identity lameduck layer "
         "limits moments reload reports.absent reports.accountz reports.connz reports.documents "
         "reports.events reports.healthz reports.query reports.subsz reports.varz "
         "router.dispatch router.frame router.imports "
         "router.match_cache router.match_result router.patterns router.permissions "
+        "router.policies router.shares "
         "router.ring router.spaces router.subject router.sublist router.table "
         "router.trie timers transform values watch wire worker.info worker.session"
     ).split()

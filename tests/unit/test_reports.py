@@ -8,7 +8,7 @@ import pytest
 
 from shardd.auth.identity import Identity
 from shardd.config.core import Config
-from shardd.config.model import Account, ServiceExport, StreamImport
+from shardd.config.model import Account, PolicyKind, QueuePolicy, ServiceExport, StreamImport
 from shardd.reports import absent, accountz, connz, events, healthz, processz, subsz, varz
 from shardd.reports.documents import encode, encode_line
 from shardd.reports.query import Query, QueryError
@@ -213,6 +213,15 @@ def test_the_server_counts_clients_and_routes_together() -> None:
     assert [found[name] for name in names] == [12, 7, 4, 1, "1m1s", 1.5]
     assert found["slow_consumer_stats"] == {"clients": 2, "routes": 1, "gateways": 0, "leafs": 0}
     assert found["ping_interval"] == 120_000_000_000
+
+
+def test_the_server_tells_how_members_of_queue_groups_are_chosen() -> None:
+    assert "queue_policies" not in varz.document(Config(), host_facts(), NOW)
+    policy = QueuePolicy(subject="a.>", policy=PolicyKind.STICKY, header="Id", account="$G")
+    found = varz.document(Config(queue_policies=(policy,)), host_facts(), NOW)
+    assert found["queue_policies"] == [
+        {"subject": "a.>", "group": ">", "policy": "sticky", "header": "Id", "account": "$G"}
+    ]
 
 
 def test_an_account_tells_what_it_shares() -> None:
