@@ -15,7 +15,6 @@ import os
 import random
 import re
 import signal
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from tests.support import certificates
 from tests.support.broker import NATS_SERVER
 from tests.support.machines import HTTP_PORT, Machines
 from tests.support.member import Heard, Member, matches
-from tests.support.waiting import PATIENCE, WaitedTooLong, wait_until
+from tests.support.waiting import PATIENCE, WaitedTooLong, let_pass, wait_until
 
 CLIENTS_MIN: Final = 2  # of each host
 CLIENTS_MAX: Final = 5
@@ -103,7 +102,7 @@ class Turmoil:
             self._rng.choices(self._troubles, weights)[0][1]()
             self._change_minds()
             if self._rng.random() < 0.4:
-                time.sleep(self._rng.uniform(0.0, _PAUSE_S_MAX))
+                let_pass(self._rng.uniform(0.0, _PAUSE_S_MAX))
 
     def _reachable(self, *, ours: bool = False) -> list[int]:
         return [

@@ -39,6 +39,11 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S)
         poll_s = min(poll_s * 1.5, _POLL_S_MAX)
 
 
+def let_pass(seconds: float) -> None:
+    """Time between two faults of a random schedule. Never to wait for something."""
+    time.sleep(seconds)
+
+
 async def wait_until_async(condition: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
     """The same for a test that runs an event loop."""
     deadline = time.monotonic() + timeout_s
