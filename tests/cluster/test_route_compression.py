@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from tests.cluster.test_route_pool import hear
-from tests.cluster.test_routes_command import routez
 from tests.support.broker import NATS_SERVER
 from tests.support.cluster import Hosts, RoutePeer
 from tests.support.fixtures import Dial
+from tests.support.machines import rows_of
 
 KINDS = [("nats-server", "shardd-1"), ("shardd-1", "nats-server")]
 
@@ -25,7 +25,7 @@ def test_routes_to_a_server_that_compresses_are_not_compressed(
         hosts.settle()
         hear(dial, hosts, ("",))
         broker = next(each for each in hosts.brokers if each.kind != NATS_SERVER)
-        rows = routez(broker)["routes"]
+        rows = rows_of(broker)
         assert rows
         assert {row["compression"] for row in rows} == {"off"}
     finally:

@@ -10,11 +10,10 @@ from typing import Any, Final
 import psutil
 import pytest
 
-from tests.cluster.test_routes_command import routez
 from tests.support.broker import NATS_SERVER, Broker, free_port, make_broker, newest_child
 from tests.support.cluster import CLUSTER, Hosts, RoutePeer, cluster_text
 from tests.support.fixtures import Dial, Serve
-from tests.support.machines import kill_router, wait_replaced
+from tests.support.machines import kill_router, rows_of, wait_replaced
 from tests.support.waiting import wait_until
 from tests.support.wireclient import WireClient
 
@@ -92,7 +91,7 @@ def wait_routes(hosts: Hosts, pooled: int, accounts: Sequence[str]) -> list[dict
     rows: list[dict[str, Any]] = []
 
     def is_there() -> bool:
-        rows[:] = routez(shardd_of(hosts))["routes"]
+        rows[:] = rows_of(shardd_of(hosts))
         found = sorted(row.get("account", "") for row in rows)
         return found == sorted([*[""] * pooled, *accounts])
 
@@ -220,7 +219,7 @@ def test_three_hosts_that_know_one_pool_with_each_other(form: Form, dial: Dial) 
     def is_whole() -> bool:
         for broker in (hosts[0], hosts[2]):
             found: dict[str, list[str]] = {}
-            for row in routez(broker)["routes"]:
+            for row in rows_of(broker):
                 found.setdefault(row["remote_name"], []).append(row.get("account", ""))
             if sorted(map(sorted, found.values())) != [["", "", "", "$SYS", "A"]] * 2:
                 return False
@@ -444,7 +443,7 @@ def test_an_old_server_is_dialed_once(no_leaks: None) -> None:
     told, connection = acceptor.accept()
     assert told["route_pool_size"] == 3
     connection.sendall(b"PING\r\n")
-    rows = wait_until(lambda: routez(broker)["routes"], "the route to be there")
+    rows = wait_until(lambda: rows_of(broker), "the route to be there")
     assert [row["remote_name"] for row in rows] == ["peer"]
     acceptor.close()
     broker.stop()

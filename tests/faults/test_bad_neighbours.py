@@ -109,6 +109,8 @@ def test_a_fast_publisher_is_held_back_for_a_reader_that_is_only_slower(
     pairs = far_pairs(crowd)
     reader = crowd.join(workers - 1, receive_bytes=65_536)
     publisher = crowd.join(0)
+    # When this process stands still, little is on its way that would go on piling up.
+    publisher.limit_unsent(UNSENT_MAX)
     streams = Streams()
     streams.attach(reader)
     reader.subscribe(b"fast", b"1")

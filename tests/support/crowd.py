@@ -90,6 +90,11 @@ class Member:
         """What the server has not taken yet."""
         return len(self._outgoing)
 
+    def limit_unsent(self, count: int) -> None:
+        """Let the kernel keep no more than about twice so many bytes that the server does not
+        take."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, count)
+
     def flush(self) -> None:
         """Write what the kernel takes."""
         while self._outgoing and not self.is_ended:

@@ -177,15 +177,23 @@ def _rows_of_original(address: str) -> list[dict[str, Any]]:
     return [row | {"subjects": row.get("subscriptions_list", [])} for row in rows]
 
 
-def _rows_of_ours(broker: Broker) -> list[dict[str, Any]]:
-    """As `shardd routes --subs --json` has them, without the cost of a process."""
+def rows_of(broker: Broker) -> list[dict[str, Any]]:
+    """As `shardd routes --json` has them, without the cost of a process."""
+    return next(part["routes"] for part in _ask(broker, has_subs=False) if "routes" in part)
+
+
+def _ask(broker: Broker, *, has_subs: bool) -> list[dict[str, Any]]:
     directory = directory_of(broker.pid)
     assert directory is not None, "shardd has no runtime directory"
+    path = directory / inquiry.socket_name("Router")
+    return list(inquiry.ask(path, {"ask": "routez", "subs": has_subs}))
+
+
+def _rows_of_ours(broker: Broker) -> list[dict[str, Any]]:
+    """With what each peer subscribes to."""
     rows: list[dict[str, Any]] = []
     wanted: dict[int, set[tuple[str, str, str | None]]] = {}
-    for part in inquiry.ask(
-        directory / inquiry.socket_name("Router"), {"ask": "routez", "subs": True}
-    ):
+    for part in _ask(broker, has_subs=True):
         if "routes" in part:
             rows = part["routes"]
             continue
