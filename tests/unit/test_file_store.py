@@ -8,8 +8,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -379,54 +377,6 @@ def test_a_store_of_the_original_server_is_refused(place):
     advice = "shardd stream import"
     with harness_of(place / "store") as harness, pytest.raises(StoreError, match=advice):
         harness.open()
-
-
-def test_two_processes_cannot_have_one_part(place):
-    with harness_of(place / "store") as first:
-        first.open()
-        other, said = harness_of(place / "store"), "another process uses this store"
-        with other as second, pytest.raises(StoreError, match=said):
-            second.open()
-        follower = FileStore(
-            place / "store", first.parts, FileOptions(), is_lead=False, call_soon=bool
-        )
-        with pytest.raises(StoreError, match="another process uses this part"):
-            follower.recover()
-    with harness_of(place / "store") as third:
-        third.open()
-
-
-def test_the_lock_of_a_group_is_for_one_process_and_ends_with_it(place):
-    path = place / "store" / ".rootdir.lck"
-    path.parent.mkdir()
-    # Another program that takes the lock as the original does, and holds it until it is ended.
-    program = (
-        "import fcntl, sys; file = open(sys.argv[1], 'w');"
-        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print('held', flush=True); input()"
-    )
-    with (
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as owner,
-        harness_of(place / "store") as harness,
-    ):
-        store = harness.make()
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == b"held\n"
-        assert not store.try_lock()
-        owner.kill()
-        owner.wait()
-        assert store.try_lock()
-        store.recover()
-        store.close()
-    (place / "file").write_text("")
-    with (
-        harness_of(place / "file" / "store") as harness,
-        pytest.raises(StoreError, match="Not a directory"),
-    ):
-        harness.make().try_lock()
 
 
 def test_rows_of_channels_that_are_gone_go_with_the_next_commit(place):

@@ -29,19 +29,8 @@ LAYERS: Final = (
     ("logfile", "logformat"),
     ("syslog",),
     (
-        "identity",
-        "layer",
-        "log",
-        "moments",
-        "notify",
-        "process",
-        "shm",
-        "sockets",
-        "timers",
-        "topology",
-        "transform",
-        "values",
-        "watch",
+        *("identity", "layer", "log", "moments", "notify", "process", "shm", "sockets"),
+        *("timers", "topology", "transform", "values", "watch"),
     ),
     (
         {
