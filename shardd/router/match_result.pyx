@@ -18,7 +18,7 @@ from shardd.router.patterns cimport (
     name_bytes,
 )
 from shardd.router.policies cimport POLICY_STICKY, Share, policy_find
-from shardd.router.shares cimport count_shares, write_shares
+from shardd.router.shares cimport count_shares, merge_shares, write_shares
 from shardd.router.table cimport same_bytes
 from shardd.router.trie cimport Vector, vector_push
 
@@ -133,6 +133,8 @@ cdef size_t fill_shares(
         for i in range(merged):
             group = <const Group*>index.found_groups.items[at + i]
             result.share_count += write_shares(index, group, shares + result.share_count)
+        if merged > 1:
+            result.share_count = merge_shares(shares, result.share_count)
     return result.share_count
 
 

@@ -5,7 +5,8 @@ weight of all of them, and chooses among them itself. What stands for other host
 hosts: one by one, each with its members' number as its weight.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 
 from shardd.limits import STICKY_MEMBERS_MAX
 
@@ -62,6 +63,28 @@ cdef size_t write_members(const Index* index, const Group* group, Share* room) n
         count += 1
         member = member.next
     return count
+
+
+cdef int compare_shares(const void* a, const void* b) noexcept nogil:
+    cdef const Share* first = <const Share*>a
+    cdef const Share* second = <const Share*>b
+    if first.id != second.id:
+        return -1 if first.id < second.id else 1
+    return <int>(first.process > second.process) - <int>(first.process < second.process)
+
+
+cdef size_t merge_shares(Share* shares, size_t count) noexcept nogil:
+    cdef size_t at, kept = 0
+    cdef uint64_t weight
+    qsort(shares, count, sizeof(Share), compare_shares)
+    for at in range(1, count):
+        if compare_shares(&shares[kept], &shares[at]) == 0:
+            weight = <uint64_t>shares[kept].weight + shares[at].weight
+            shares[kept].weight = <uint32_t>min(weight, <uint64_t>UINT32_MAX)
+        else:
+            kept += 1
+            shares[kept] = shares[at]
+    return kept + 1 if count else 0
 
 
 cdef size_t count_told(const Index* index, const Group* group) noexcept nogil:

@@ -349,11 +349,15 @@ cdef class Sublist:
         cdef Index* index = &self._index
         if rules == self._rules or (not rules and self._rules is None):
             return
-        self._rules = rules
+        self._rules = None
         index.process = process
         index.tells_shares = tells_shares
-        policies_set(&index.policies, rules)
-        policies_changed(index)
+        try:
+            policies_set(&index.policies, rules)
+            self._rules = rules
+        finally:
+            # Also without memory for them: what is cached names rules that are gone.
+            policies_changed(index)
 
     def identify(self, uint32_t process, uint64_t identity) -> None:
         """What another process is known by as a candidate of a sticky group. It wants nothing
