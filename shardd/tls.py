@@ -21,6 +21,9 @@ from shardd.layer import LayerError
 # reasonable (OpenSSL refuses one of more than 100 kB itself).
 _HANDSHAKE_BYTES_MAX: Final = 262_144
 
+# What OpenSSL calls the first bytes of a peer that speaks no TLS: another protocol's.
+_PLAIN_TEXT: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST")
+
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -238,7 +241,7 @@ class TlsLayer:
                 raise _failure("TLS handshake error: too long") from None
             return
         except ssl.SSLError as error:
-            raise _failure(f"TLS handshake error: {error.reason or error}") from None
+            raise _failure(f"TLS handshake error: {_reason_of(error)}") from None
         self.is_open = True
         self.peer_certificate = self.tls_object.getpeercert(binary_form=True)
         if self._pinned and not self._is_pinned():
@@ -258,6 +261,17 @@ def key_pin(certificate: bytes) -> str:
     return hashlib.sha256(
         key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     ).hexdigest()
+
+
+def _reason_of(error: ssl.SSLError) -> str:
+    """OpenSSL's name for it; and in words, what is wrong with a certificate, or that the other end
+    speaks no TLS."""
+    reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason}: {error.verify_message.rstrip('.')}"
+    if reason in _PLAIN_TEXT:
+        return f"{reason}: the other end speaks no TLS"
+    return reason
 
 
 def _failure(detail: str) -> LayerError:

@@ -38,6 +38,14 @@ FIRST_PING_S: Final = 1.0
 # when it is refused by a server without a pool of routes. What it is answered can wait.
 REFUSAL_S: Final = 1.0
 PING_INTERVAL_S_MAX: Final = 30.0
+# What another server may say of this one that is for the operator to mend.
+_OPERATORS: Final = (
+    errors.ERR_AUTHORIZATION_VIOLATION,
+    errors.ERR_MAX_CONNECTIONS,
+    "Mismatch route pool size",
+    "No route for account",
+    "Rejecting connection",
+)
 
 log = logging.getLogger("shardd.routes")
 
@@ -343,7 +351,7 @@ class Cluster:
 
     def on_error(self, route: Route, text: str) -> None:
         """-ERR: the peer says why it closes. Some come with ordinary events (sheet 10.4)."""
-        is_ours = text.strip("'").startswith(("No route for account", "Mismatch route pool size"))
+        is_ours = text.strip("'").startswith(_OPERATORS)
         log.log(logging.ERROR if is_ours else logging.DEBUG, "%s - Route error %s", route, text)
 
     def on_full(self, route: Route) -> None:
@@ -369,17 +377,22 @@ class Cluster:
             CloseReason.SLOW_CONSUMER_WRITE_DEADLINE,
         ):
             self._face.count_slow_consumer()
-        if about.peer is not None or reason != CloseReason.DUPLICATE_ROUTE:
-            log.info("%s - Router connection closed: %s", route, detail)
-        peer = about.peer
+        peer, told = about.peer, about.introduction
+        if peer is not None or reason != CloseReason.DUPLICATE_ROUTE:
+            remote = f" - Remote: {told.server_name}" if told is not None else ""
+            # By TLS 1.3 the other end's verdict comes when the handshake is over for this one.
+            is_refused = reason == CloseReason.TLS_HANDSHAKE_FAILURE or (
+                peer is None and detail.startswith("TLS: ")
+            )
+            level = logging.ERROR if is_refused else logging.INFO
+            log.log(level, "%s - Router connection closed: %s%s", route, detail, remote)
         if peer is not None:
             self._relay.remove_link(peer, route)
             if not peer.all_links():
                 self._relay.remove_peer(peer)
                 del self._pools[peer.server_id]
         if about.dial is not None and about.dial.is_under_way:
-            self._lost(about.dial)
-        told = about.introduction
+            self._lost(about.dial, was_connected=peer is not None)
         if peer is not None and told is not None and not peer.all_links():
             # Whoever had dialed will do so again, if it can.
             url = told.url_seen_from(route.ip)
@@ -470,10 +483,10 @@ class Cluster:
             dial.is_under_way = False
             self._pools[dial.server_id].duplicate(dial, self._now)
 
-    def _lost(self, dial: Dial) -> None:
+    def _lost(self, dial: Dial, *, was_connected: bool = False) -> None:
         """A dial has led to nothing, or its connection has ended."""
         if not dial.is_extra:
-            self.roster.lost(dial, self._now)
+            (self.roster.lost if was_connected else self.roster.failed)(dial, self._now)
         elif dial.server_id in self._pools:
             dial.is_under_way = False
             self._pools[dial.server_id].failed(dial, self._now)

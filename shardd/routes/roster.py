@@ -137,10 +137,11 @@ class Roster:
 
     def failed(self, dial: Dial, now: float) -> None:
         """Nobody answered, or the handshake failed."""
+        dial.attempts += 1
         self._again(dial, now)
 
     def lost(self, dial: Dial, now: float) -> None:
-        """A route that this server had dialed has ended."""
+        """A route that this server had dialed has ended: no attempt has failed yet."""
         self._again(dial, now)
 
     def duplicate(self, dial: Dial, server_id: str, now: float) -> None:
@@ -168,10 +169,9 @@ class Roster:
             return
         if not dial.lost_at:
             dial.lost_at = now
-        dial.attempts += 1
         wait_s = RETRY_S
         if self._has_backoff or not dial.is_explicit:
-            wait_s = min(RETRY_S * 2.0 ** min(dial.attempts - 1, 10), RETRY_S_MAX)
+            wait_s = min(RETRY_S * 2.0 ** min(max(dial.attempts - 1, 0), 10), RETRY_S_MAX)
             wait_s *= self._random.uniform(0.9, 1.1)
         dial.due_at = now + wait_s
         has_tried = dial.attempts > self._retries

@@ -47,6 +47,10 @@ def listen(dial: Dial, broker: Broker, subject: bytes) -> WireClient:
     return client
 
 
+def _is_logged(broker: Broker, text: str) -> bool:
+    return text in broker.log_text()
+
+
 def test_a_router_that_is_killed_is_replaced_and_nobody_here_notices(
     form: Form, dial: Dial
 ) -> None:
@@ -92,6 +96,8 @@ def test_a_nats_server_may_go_and_come_back(form: Form, dial: Dial) -> None:
     subscriber = listen(dial, hosts[1], b"a")
     hosts[0].stop()
     hosts.settle()
+    for told in ("Client Closed - Remote: host1", "connect to route (attempt 1)"):
+        wait_until(partial(_is_logged, hosts[1], told), f"{told!r} in the log")
     back = make_broker("nats-server")
     hosts.brokers[0] = back
     back.start_text(cluster_text("host1", hosts.cluster_ports[0]))
