@@ -469,8 +469,9 @@ class Cluster:
     def _add_peer(self, told: Introduction) -> Peer | None:
         """The server is connected from now on; None: there are too many."""
         size = pool_size(self._own.pool_size, told)
+        accounts = self._accounts if size else ()
         peer = self._relay.add_peer(
-            told.server_id, size or 1, self._accounts if size else (), told.server_name
+            told.server_id, size or 1, accounts, told.server_name, told.tells_handed_on
         )
         if peer is not None:
             self._pools[told.server_id] = Pool(peer, self._random)

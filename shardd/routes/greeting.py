@@ -42,6 +42,7 @@ class Introduction:
     account: str = ""
     compression: str = ""
     nonce: str = ""
+    tells_handed_on: bool = False  # of shardd: lines for queue groups only
     permissions: Permissions | None = None  # what it lets in (`publish`) and out (`subscribe`)
     fields: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -92,6 +93,7 @@ def read_introduction(text: bytes) -> Introduction:
         account=_text(fields, "route_account"),
         compression=_text(fields, "compression"),
         nonce=_text(fields, "nonce"),
+        tells_handed_on=fields.get("shardd_handed_on") is True,
         permissions=_permissions(fields),
         fields=fields,
     )
@@ -220,6 +222,7 @@ class Self:
         }
         fields.update({name: value for name, value in optional.items() if value})
         fields["shardd"] = SHARDD_VERSION
+        fields["shardd_handed_on"] = True
         return _line("INFO", fields)
 
     def connect(self, user: str, password: str) -> bytes:

@@ -20,6 +20,7 @@ cdef class Relay(Dispatcher):
     cdef dict _accounts                    # and the other way round
     cdef object _learn
     cdef Permissions _permissions          # of the cluster; None: everything may pass
+    cdef uint64_t _telling                 # peers with lines for queue groups only
     cdef readonly list _waiting            # (interest sequence, link) of PINGs, oldest first
     cdef Choice* _choices
     cdef size_t _choice_count
@@ -30,7 +31,7 @@ cdef class Relay(Dispatcher):
     cpdef answer(self)
     cdef bint _is_known(self, size_t account) except -1
     cdef int publish_routed(
-        self, Message* message, const unsigned char* queues, size_t queues_len
+        self, uint32_t peer, Message* message, const unsigned char* queues, size_t queues_len
     ) except -1
     cdef int _choose_peer(
         self, const Match* match, const Message* message, const unsigned char* name,
@@ -43,4 +44,5 @@ cdef class Relay(Dispatcher):
         self, Message* message, const unsigned char* name, uint32_t name_len, uint32_t hops
     ) except -1
     cdef int _write(self, Link link, uint32_t peer, bytes account, const Message* message) except -1
+    cdef unsigned char* _append_name(self, unsigned char* at, const Choice* choice) noexcept
     cdef unsigned char* _head_for(self, size_t length) except NULL

@@ -120,12 +120,17 @@ cdef class Relay(Dispatcher):
         self._identity = identity_of(host)
 
     def add_peer(
-        self, str server_id, int pool_size, tuple accounts=(), str name not None=""
+        self, str server_id, int pool_size, tuple accounts=(), str name not None="",
+        bint tells_handed_on=False,
     ) -> Peer:
         """A server that has just connected, by one of so many connections and those that are for
-        one of these accounts each; None when there are too many servers."""
-        for number in range(PEERS_MAX):
+        one of these accounts each; None when there are too many servers. `tells_handed_on`: lines
+        for queue groups only are understood by it, and come from it."""
+        cdef uint32_t number
+        for number in range(<uint32_t>PEERS_MAX):
             if self._peers[number] is None:
+                self._telling &= ~(<uint64_t>1 << number)
+                self._telling |= <uint64_t>tells_handed_on << number
                 self._peers[number] = Peer(number, server_id, pool_size, accounts)
                 self.offered.identify(number, identity_of(name or server_id))
                 return self._peers[number]
@@ -320,19 +325,30 @@ cdef class Relay(Dispatcher):
     # --- from other servers --------------------------------------------------------------------
 
     cdef int publish_routed(
-        self, Message* message, const unsigned char* queues, size_t queues_len
+        self, uint32_t peer, Message* message, const unsigned char* queues, size_t queues_len
     ) except -1:
         """Hand a message of another server to the host: to all plain subscriptions, and to one
-        member of each queue group that is named."""
+        member of each queue group that is named. A first name that comes twice says that plain
+        subscriptions have had it."""
         cdef const Match* match = self.sublist.match(
             message.account, message.subject, message.subject_len)
         cdef uint64_t processes = match.processes
         cdef const unsigned char* name
+        cdef const unsigned char* first_name = NULL
         cdef size_t name_len
+        cdef size_t first_len = 0
         cdef size_t first = self._target_count
         cdef size_t target
         cdef uint32_t index
         while queues != NULL and next_name(&queues, &queues_len, &name, &name_len):
+            if first_name == NULL:
+                first_name, first_len = name, name_len
+            elif self._telling >> peer & 1 and first_len == name_len and (
+                memcmp(first_name, name, name_len) == 0
+            ):
+                processes = 0
+                message.flags |= MESSAGE_FOR_QUEUES
+                continue
             for index in range(match.group_count):
                 if match.groups[index].name_len == name_len and (
                     memcmp(match.groups[index].name, name, name_len) == 0
@@ -377,9 +393,9 @@ cdef class Relay(Dispatcher):
                 message.subject, message.subject_len, NULL, 0)
         match = self.offered.match(message.account, message.subject, message.subject_len)
         if message.flags & MESSAGE_FOR_QUEUES:
-            # Handed on by a process whose member had left. A line for a queue group is for plain
-            # subscriptions as well, and those have had this message (rule 7).
-            served = match.processes
+            # Handed on by a process whose member had left. A nats-server takes a line for a queue
+            # group as one for plain subscriptions, and those have had this message (rule 7).
+            served = match.processes & ~self._telling
         elif not is_denied:
             peers = match.processes
         self._choice_count = 0
@@ -486,7 +502,8 @@ cdef class Relay(Dispatcher):
     cdef int _write(
         self, Link link, uint32_t peer, bytes account, const Message* message
     ) except -1:
-        """One line for one server, with every queue group it was chosen for."""
+        """One line for one server, with every queue group it was chosen for. One that is for queue
+        groups only has the first of them twice, for who understands that."""
         cdef const unsigned char* tail = message.tail
         cdef size_t tail_len = message.tail_len
         cdef size_t account_len = PyBytes_GET_SIZE(account) + 1 if link.names_accounts else 0
@@ -495,10 +512,12 @@ cdef class Relay(Dispatcher):
         cdef bint has_queues = False
         cdef unsigned char* head
         cdef unsigned char* at
+        cdef bint is_told = (message.flags & MESSAGE_FOR_QUEUES) != 0 and (
+            self._telling >> peer & 1) != 0
         for index in range(self._choice_count):
             if self._choices[index].peer == peer:
                 has_queues = True
-                room += self._choices[index].name_len + 1
+                room += 2 * (<size_t>self._choices[index].name_len + 1)
         head = self._head_for(room)
         memcpy(head, b"HMSG " if message.flags & MESSAGE_HAS_HEADER else b"RMSG ", 5)
         at = head + 5
@@ -518,10 +537,12 @@ cdef class Relay(Dispatcher):
                 tail += 1 + message.reply_len
                 tail_len -= 1 + message.reply_len
             for index in range(self._choice_count):
-                if self._choices[index].peer == peer:
-                    at[0] = c" "
-                    memcpy(at + 1, self._choices[index].name, self._choices[index].name_len)
-                    at += 1 + self._choices[index].name_len
+                if self._choices[index].peer != peer:
+                    continue
+                at = self._append_name(at, &self._choices[index])
+                if is_told:
+                    is_told = False
+                    at = self._append_name(at, &self._choices[index])
         link.messages_out += 1
         link.bytes_out += message.total_len
         if message.flags & MESSAGE_IS_LENT and tail_len >= LENT_BYTES_MIN and not link.is_blocked:
@@ -529,6 +550,11 @@ cdef class Relay(Dispatcher):
         else:
             link.append(head, at - head)
             link.append(tail, tail_len)
+
+    cdef unsigned char* _append_name(self, unsigned char* at, const Choice* choice) noexcept:
+        at[0] = c" "
+        memcpy(at + 1, choice.name, choice.name_len)
+        return at + 1 + choice.name_len
 
     cdef unsigned char* _head_for(self, size_t length) except NULL:
         cdef unsigned char* grown

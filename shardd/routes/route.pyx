@@ -375,7 +375,8 @@ cdef class Route(Link):
             message.tail_len = write_tail(
                 self._scratch, operation.reply, operation.reply_len, operation.has_header,
                 operation.header_len, operation.payload, operation.total_len)
-        self._relay.publish_routed(&message, operation.queues, operation.queues_len)
+        self._relay.publish_routed(
+            self.peer, &message, operation.queues, operation.queues_len)
 
     cdef int _interest(self, RouteOperation* operation, bint is_wanted) except -1:
         """RS+ and RS-."""

@@ -39,5 +39,5 @@ def test_handshakes_that_fail_are_tried_at_growing_intervals() -> None:
         waits.append(dial.due_at - now)
         now = dial.due_at
     assert waits[0] < 1.2 * RETRY_S
-    assert all(later > earlier for earlier, later in zip(waits[:4], waits[1:5], strict=True))
+    assert waits[:5] == sorted(set(waits[:5]))
     assert waits[-1] > 0.8 * RETRY_S_MAX
