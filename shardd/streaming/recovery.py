@@ -15,7 +15,7 @@ from shardd.streaming.channels import Channels
 from shardd.streaming.core import Core
 from shardd.streaming.pool import is_inbox
 from shardd.streaming.store import Recovered, RecoveredChannel, ServerRow
-from shardd.streaming.subjects import partition_of, subjects_of
+from shardd.streaming.subjects import partition_of, shown, subjects_of
 from shardd.streaming.subscribing import Subscribing
 from shardd.streaming.subscription import Subscription
 
@@ -101,8 +101,8 @@ class Recovery:
         self._clamp(channel)
         for subscription in lost:
             log.info(
-                "channel %r: a subscription of client %s ended while it was not served",
-                channel.name,
+                "channel %s: a subscription of client %s ended while it was not served",
+                shown(channel.name),
                 subscription.client_id,
             )
             self._subscribing.end(subscription, is_unsubscribe=False)
@@ -111,8 +111,8 @@ class Recovery:
         beyond = [s for s in channel.subscriptions.values() if s.last_sent > channel.log.last]
         if beyond:
             log.warning(
-                "channel %r: %d subscriptions were beyond its last message %d: set back",
-                channel.name,
+                "channel %s: %d subscriptions were beyond its last message %d: set back",
+                shown(channel.name),
                 len(beyond),
                 channel.log.last,
             )
