@@ -5,6 +5,7 @@ as soon as it can; what was reported as committed is there, once, whatever happe
 who has lost its parts. No text says the password.
 """
 
+import contextlib
 import logging
 import os
 import random
@@ -293,6 +294,38 @@ def test_a_statement_that_takes_too_long_fails_its_commit_only(tmp_path):
         assert payloads(log_of(harness.reopen(), b"foo")) == [b"a", b"b"]
 
 
+@contextlib.contextmanager
+def hanging(cluster: Cluster) -> Iterator[None]:
+    """The database's end of the connection of this name stands still."""
+    with psycopg.connect(cluster.source()) as other:
+        query = (
+            "SELECT DISTINCT pid FROM pg_stat_activity JOIN pg_locks USING (pid)"
+            " WHERE application_name = 'hangs' AND locktype = 'advisory' AND granted"
+        )
+        (backend,) = [row[0] for row in other.execute(query).fetchall()]
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(backend, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_keeps_neither_who_stands_by_nor_who_ends(tmp_path, caplog):
+    cluster = shared_cluster()
+    source = cluster.source(cluster.schema()) + "%20-c%20statement_timeout%3D200"
+    with harness_of(tmp_path, source + "&application_name=hangs") as harness:
+        store = harness.make()
+        assert store.try_lock()
+        with hanging(cluster), pytest.raises(StoreUnavailableError):
+            store.try_lock()
+        wait_until(store.try_lock, "the lock again")
+        store.recover()
+        with hanging(cluster):
+            store.close()
+    assert caplog.text.count("does not answer: the connection is cut") == 2
+
+
 @pytest.mark.slow
 def test_a_database_that_hangs_refuses_messages_in_time_and_the_store_goes_on_when_it_is_back(
     tmp_path, caplog
@@ -304,15 +337,9 @@ def test_a_database_that_hangs_refuses_messages_in_time_and_the_store_goes_on_wh
         log = harness.opened.create_channel(b"foo")
         append(log, 1, b"a")
         harness.commit_well()
-        with psycopg.connect(cluster.source()) as other:
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hangs'"
-            (backend,) = [row[0] for row in other.execute(query).fetchall()]
-        os.kill(backend, signal.SIGSTOP)
-        try:
+        with hanging(cluster):
             append(log, 1, b"refused")
             assert harness.commit().failed_channels == {b"foo": REFUSED}
-        finally:
-            os.kill(backend, signal.SIGCONT)
         assert "does not answer: the connection is cut" in caplog.text
         wait_until(lambda: "can be used again" in caplog.text, "there is a new connection")
         append(log, 1, b"b")
