@@ -32,10 +32,7 @@ def server_row(core: Core, recovered: Recovered, seed: bytes) -> ServerRow:
     row = recovered.server
     if row is not None:
         if row.cluster_id != cluster_id:
-            raise StoreError(
-                texts.OTHER_CLUSTER.format(asked=cluster_id, stored=row.cluster_id)
-                + ": start it with the stored one, or with another directory"
-            )
+            raise StoreError(texts.OTHER_CLUSTER.format(asked=cluster_id, stored=row.cluster_id))
         return row
     subjects = subjects_of(cluster_id, core.options.discover_prefix)
     unique = hashlib.sha256(seed).hexdigest()[:22].encode()
@@ -68,8 +65,6 @@ class Recovery:
         Args:
             closed: clients that ended while this worker was away, whoever has the id now.
         """
-        for line in recovered.repairs:
-            log.warning("%s", line)
         self._core.last_ids.update(recovered.last_ids)
         for each in recovered.channels:
             self._take_up_channel(each, closed)
