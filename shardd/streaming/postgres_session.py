@@ -259,7 +259,8 @@ class Session:
                 self._backend,
             )
         until = time.monotonic() + self._lock_s
-        for part in self._parts:
+        # The lead's first: of two servers of a group each would else have what the other waits for.
+        for part in reversed(self._parts):
             self._lock(part, until)
         with connection.transaction():
             rows = connection.execute(

@@ -416,7 +416,31 @@ def test_the_lock_of_a_group_is_for_one_session_and_ends_with_it(tmp_path):
         first.recover()  # goes on with the session that has the lock
         assert not second.try_lock()
         first.close()
-        assert second.try_lock()
+        wait_until(second.try_lock, "the database has noticed that the session ended")
+        second.close()
+
+
+def test_who_has_the_lock_of_a_group_gets_the_parts_of_one_that_lost_it(tmp_path):
+    cluster = shared_cluster()
+    source = cluster.source(cluster.schema())
+    of_first = "FROM pg_stat_activity WHERE application_name = 'first'"
+    named = source + "&application_name=first"
+    with harness_of(tmp_path, named) as one, harness_of(tmp_path, source) as two:
+        one.open()
+        second = two.make()
+        assert not second.try_lock()
+        cluster.execute(f"SELECT pg_terminate_backend(pid) {of_first}")
+        wait_until(second.try_lock, "the lock")
+        append(one.opened.create_channel(b"foo"), 1, b"a")
+        results = one.start_commit()
+        waits = (
+            f"SELECT pid {of_first} AND query LIKE 'SELECT token FROM shardd_parts WHERE part = %'"
+        )
+        wait_until(lambda: cluster.execute(waits), "the first one is back, and waits")
+        second.recover()
+        with pytest.raises(FencedError):
+            one.turn_until(lambda: False)
+        assert results[0].failed_channels
         second.close()
 
 
