@@ -487,9 +487,9 @@ class Supervisor:
         self._ring_all()
         if was_stopping or (self._watch.is_retired and not ending.was_ready):
             return
-        self._end_pool(ending)
         if self._must_give_up(ending, ended):
             return
+        self._end_pool(ending)
         phase = "" if ending.was_ready else " while booting"
         name = self._setup.name_of(ending.index)
         if ending.restart_s is None:
@@ -507,18 +507,19 @@ class Supervisor:
             )
 
     def _end_pool(self, ending: Ending) -> None:
-        """Whether the rest of a streaming pool must not go on without one that has ended.
+        """Ends the rest of a streaming pool if it must not go on without one that has ended.
 
         A store in memory that is lost in part is lost as a whole, as the original's is: clients
         learn that they have to begin anew, and do not wait on what half of the pool forgot. The
-        lead of a fault-tolerance group held the lock: another server may have it now.
+        lead of a fault-tolerance group held the lock, maybe before the host was ready: another
+        server may have it now.
         """
         streaming = self._setup.config.streaming
-        is_served = ending.was_ready and ending.index in self._setup.streaming_slots
-        if streaming is None or not is_served:
+        if streaming is None or ending.index not in self._setup.streaming_slots:
             return
-        has_lock = bool(streaming.ft_group) and ending.index == self._setup.streaming_first
-        if streaming.store != "MEMORY" and not has_lock:
+        had_lock = bool(streaming.ft_group) and ending.index == self._setup.streaming_first
+        is_lost = streaming.store == "MEMORY" and ending.was_ready
+        if not had_lock and not is_lost:
             return
         for index in self._setup.streaming_slots:
             if self._watch.pid(index):

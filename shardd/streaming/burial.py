@@ -12,7 +12,7 @@ from shardd.streaming.channel import Channel
 from shardd.streaming.channels import Channels
 from shardd.streaming.commit_batch import append_to
 from shardd.streaming.core import Core
-from shardd.streaming.subjects import is_channel, partition_of
+from shardd.streaming.subjects import is_channel, partition_of, shown
 from shardd.streaming.subscription import Subscription
 
 log = logging.getLogger("shardd.streaming")
@@ -42,8 +42,8 @@ class Burial:
         core = self._core
         if not self._name or channel.name == self._name:
             log.warning(
-                "channel %r: message %d was sent to client %s as often as it may be: dropped",
-                channel.name,
+                "channel %s: message %d was sent to client %s as often as it may be: dropped",
+                shown(channel.name),
                 sequence,
                 subscription.client_id,
             )
@@ -61,13 +61,13 @@ class Burial:
         core = self._core
         channel = self._channels.get_or_create(self._name)
         if isinstance(channel, str):
-            log.error("dead-letter channel %r: %s", self._name, channel)
+            log.error("dead-letter channel %s: %s", shown(self._name), channel)
             return
         failures = channel.failures
         try:
             append_to(core.receiver.batch, channel, message.reply, message.data)
         except StoreError as error:
-            log.error("dead-letter channel %r: %s", self._name, error)
+            log.error("dead-letter channel %s: %s", shown(self._name), error)
             return
         done = pool.Buried(message.channel, message.subscription, message.sequence)
 

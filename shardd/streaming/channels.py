@@ -15,6 +15,7 @@ from shardd.streaming.channel import Channel
 from shardd.streaming.core import Core
 from shardd.streaming.limits_of import LimitsOf
 from shardd.streaming.log import ChannelLog
+from shardd.streaming.subjects import shown
 
 log = logging.getLogger("shardd.streaming")
 
@@ -64,8 +65,7 @@ class Channels:
         try:
             made = self._core.store.create_channel(name)
         except StoreError as error:
-            log.error("channel %r could not be made: %s", name, error)
-            return str(error)
+            return str(error)  # the store has said why
         if self.on_names is not None:
             self.on_names((name,), ())
         return self.adopt(made)
@@ -175,7 +175,7 @@ class Channels:
             self._watch_until(channel, core.now_ms + AGAIN_MS)
         else:
             self._watched.discard(channel.name)
-            log.info("channel %r: deleted, nobody used it", channel.name)
+            log.info("channel %s: deleted, nobody used it", shown(channel.name))
             self.delete(channel)
 
 

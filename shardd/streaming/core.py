@@ -17,7 +17,7 @@ from shardd.streaming.commit_batch import Batch
 from shardd.streaming.receiver import StreamingReceiver
 from shardd.streaming.schedule import Schedule
 from shardd.streaming.store import CommitResult, ServerRow, Store
-from shardd.streaming.subjects import Subjects, partitions_of
+from shardd.streaming.subjects import Subjects, partitions_of, shown
 from shardd.streaming.subscription import Subscription
 from shardd.streaming.traffic import Traffic
 
@@ -77,8 +77,6 @@ class Core:
         self._retry_ms = 0
         self._is_awaited = False  # the open batch has a waiter that changed something
         self._is_urgent = False  # and one that does not wait until what failed is tried again
-        self._last_error = ""
-        self._failing: set[bytes] = set()  # channels whose last commit failed
         self._unreadable: dict[bytes, str] = {}  # channels whose log could not be read, and why
 
     @property
@@ -184,9 +182,6 @@ class Core:
     def _on_done(self, result: CommitResult) -> None:
         self._result = result
         for name, text in result.failed_channels.items():
-            if name not in self._failing:
-                self._failing.add(name)  # said once, not with every commit
-                log.error("channel %r: messages cannot be stored: %s", name, text)
             channel = self.channels.get(name)
             if channel is not None:
                 channel.clamp()
@@ -208,9 +203,6 @@ class Core:
             if name in self.channels
         }
         for channel in batch.channels:
-            if channel.name in self._failing and channel not in failed:
-                self._failing.discard(channel.name)
-                log.info("channel %r: messages are stored again", channel.name)
             if channel.batch is batch:
                 channel.batch = None
             channel.wake()
@@ -218,18 +210,10 @@ class Core:
                 self.on_committed(channel)
         deliver_ready(self.traffic)
         batch.answer(self.bus, failed)
-        self._note_state(result.state_error)
+        if result.state_error:
+            self._retry_ms = self.now_ms + RETRY_MS
         for waiter in batch.waiters:
             waiter(result.state_error)
-
-    def _note_state(self, error: str) -> None:
-        if error:
-            self._retry_ms = self.now_ms + RETRY_MS
-            if error != self._last_error:
-                log.error("the state of clients and subscriptions could not be stored: %s", error)
-        elif self._last_error:
-            log.info("the state of clients and subscriptions is stored again")
-        self._last_error = error
 
     # --- subscriptions' small needs --------------------------------------------------------------
 
@@ -254,7 +238,7 @@ class Core:
         """Deliveries wait: what comes behind it must not overtake what cannot be read now."""
         if self._unreadable.get(channel.name) != text:
             self._unreadable[channel.name] = text
-            log.error("channel %r: deliveries wait: %s", channel.name, text)
+            log.error("channel %s: deliveries wait: %s", shown(channel.name), text)
         self.schedule.at(self.now_ms + READ_AGAIN_MS, channel.loaded)
 
     def arm_timers(self) -> None:

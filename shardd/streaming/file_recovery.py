@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote_from_bytes
 
-from shardd.errors import StoreError, printable
+from shardd.errors import StoreError
 from shardd.streaming.segment import SIDECAR_SUFFIX, SUFFIX, DamagedHeader, Segment
 from shardd.streaming.store import SubscriptionRow
+from shardd.streaming.subjects import shown
 from shardd.streaming.write_job import sync_directory
 
 DELETED_SUFFIX: Final = ".deleted"
@@ -254,8 +255,3 @@ def clamp(channel: bytes, last: int, row: SubscriptionRow, repairs: list[str]) -
     )
     pending = tuple(sequence for sequence in row.pending if sequence <= last)
     return replace(row, last_sent=min(row.last_sent, last), pending=pending)
-
-
-def shown(channel: bytes) -> str:
-    """A channel's name as it can stand in a line of text."""
-    return printable(channel.decode("utf-8", "backslashreplace"))

@@ -41,7 +41,6 @@ from shardd.streaming.file_recovery import (
     clamp,
     directory_name,
     recover_part,
-    shown,
 )
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.state_db import Kept, LeadChanges, LeadDatabase, PartChanges, PartDatabase
@@ -54,7 +53,7 @@ from shardd.streaming.store import (
     Store,
     SubscriptionRow,
 )
-from shardd.streaming.subjects import partition_of
+from shardd.streaming.subjects import partition_of, shown
 from shardd.streaming.write_job import reason_of, sync_directory
 
 logger = logging.getLogger("shardd.streaming.file_store")

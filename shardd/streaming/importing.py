@@ -28,7 +28,7 @@ from shardd.streaming.encrypted_store import (
     is_foreign,
 )
 from shardd.streaming.file_log import FileLog
-from shardd.streaming.file_recovery import clamp, shown
+from shardd.streaming.file_recovery import clamp
 from shardd.streaming.file_store import FileStore
 from shardd.streaming.foreign import (
     Findings,
@@ -40,7 +40,7 @@ from shardd.streaming.foreign import (
     read_subscriptions,
 )
 from shardd.streaming.store import CommitResult, ServerRow, Store
-from shardd.streaming.subjects import PARTITIONS, is_channel, partition_of
+from shardd.streaming.subjects import PARTITIONS, is_channel, partition_of, shown
 from shardd.streaming.write_job import sync_directory
 
 FOREIGN_LOCK: Final = ".rootdir.lck"

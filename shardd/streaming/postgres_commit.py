@@ -168,6 +168,7 @@ def write(session: Session, commit: Commit) -> None:
             cursor.execute(_DELETE_SUBSCRIPTIONS, ([log.id for log in commit.deleted],))
         created = [(log.id, partition_of(log.name), log.name) for log in commit.created]
         _many(cursor, _CREATE, created)
+        session.note_answer()
         if commit.writes:
             with cursor.copy(_COPY) as copy:
                 copy.write(COPY_HEADER)
@@ -178,7 +179,9 @@ def write(session: Session, commit: Commit) -> None:
                 copy.write(COPY_TRAILER)
         _move_firsts(cursor, commit.firsts)
         for part, changes in commit.parts.items():
+            session.note_answer()
             _write_part(cursor, part, changes, commit.ids)
+        session.note_answer()
         if commit.lead:
             _write_lead(cursor, commit.lead)
 

@@ -7,12 +7,13 @@ cost more than all the rest.
 from dataclasses import dataclass, field
 from typing import Final
 
-from shardd.streaming.file_recovery import clamp, shown
+from shardd.streaming.file_recovery import clamp
 from shardd.streaming.postgres_commit import Grave
 from shardd.streaming.postgres_log import PostgresHome, PostgresLog
 from shardd.streaming.postgres_rows import client_of, server_of, subscription_of
 from shardd.streaming.postgres_session import LEAD_PART, Cursor, Session
 from shardd.streaming.store import ClientRow, RecoveredChannel, ServerRow, SubscriptionRow
+from shardd.streaming.subjects import shown
 
 _CHANNELS: Final = """
 SELECT c.id, c.name, c.part, c.is_deleted, c.first, c.last, c.last_ns,

@@ -88,6 +88,14 @@ CREATE TABLE shardd_subscriptions (
     owner bytea NOT NULL, PRIMARY KEY (channel, id)
 ) WITH (fillfactor = 50);
 """
+# Tables that were made before there was encryption lack it.
+_HAS_KEY_CHECK: Final = (
+    "SELECT 1 FROM pg_attribute WHERE attrelid = 'shardd_server'::regclass"
+    " AND attname = 'key_check' AND NOT attisdropped"
+)
+_ADD_KEY_CHECK: Final = (
+    "ALTER TABLE shardd_server ADD COLUMN IF NOT EXISTS key_check bytea NOT NULL DEFAULT ''"
+)
 # Workers that begin at the same time make the tables once.
 _LOCK_TABLES: Final = "SELECT pg_advisory_xact_lock(hashtext('shardd tables'))"
 _TRY_LOCK: Final = "SELECT pg_try_advisory_lock('shardd_parts'::regclass::oid::bigint * 32 + %s)"
@@ -225,6 +233,21 @@ class Session:
                 f"{self.place}: the tables have version {version}, and this is a server for"
                 f" version {VERSION}"
             )
+        if self._value(_HAS_KEY_CHECK) is None:
+            self._add_key_check()
+
+    def _add_key_check(self) -> None:
+        connection = self._opened()
+        try:
+            with connection.transaction():
+                connection.execute(_LOCK_TABLES)
+                connection.execute(_ADD_KEY_CHECK)
+        except psycopg.errors.InsufficientPrivilege:
+            raise StoreError(
+                f"{self.place}: the tables are those of an older server, and another role's: let"
+                f" it run `{_ADD_KEY_CHECK}`"
+            ) from None
+        logger.info("%s: the tables were brought up to date", self.place)
 
     def _take_parts(self) -> None:
         connection = self._opened()
@@ -236,7 +259,8 @@ class Session:
                 self._backend,
             )
         until = time.monotonic() + self._lock_s
-        for part in self._parts:
+        # The lead's first: of two servers of a group each would else have what the other waits for.
+        for part in reversed(self._parts):
             self._lock(part, until)
         with connection.transaction():
             rows = connection.execute(
@@ -287,10 +311,12 @@ class Session:
         if self._connection is not None:
             with contextlib.suppress(psycopg.Error):
                 if is_clean:
-                    self._opened().execute(
-                        "UPDATE shardd_parts SET owner = '' WHERE part = ANY(%s) AND token = %s",
-                        (self._parts, self._token),
-                    )
+                    with self._timed():
+                        self._opened().execute(
+                            "UPDATE shardd_parts SET owner = ''"
+                            " WHERE part = ANY(%s) AND token = %s",
+                            (self._parts, self._token),
+                        )
             with self._closing, contextlib.suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
@@ -353,7 +379,8 @@ class Session:
             if connection.info.transaction_status != pq.TransactionStatus.IDLE:
                 connection.execute("ROLLBACK", prepare=False)
         if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-            connection.close()
+            with self._closing:
+                connection.close()
 
     @contextlib.contextmanager
     def reading(self, *, is_long: bool = False) -> Iterator[Cursor]:
@@ -390,6 +417,10 @@ class Session:
             reason = self.reason(error)
             self.close()
             raise ConnectionLostError(reason) from None
+
+    def note_answer(self) -> None:
+        """In a transaction that goes on: what was asked up to now has been answered."""
+        self._asked_at_s = time.monotonic()
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

@@ -21,13 +21,12 @@ import psycopg
 
 from shardd.config.streaming import SqlOptions
 from shardd.errors import StoreError, StoreUnavailableError
-from shardd.streaming.file_recovery import shown
 from shardd.streaming.log import ChannelLog
 from shardd.streaming.postgres_commit import Clean, Commit, First, Grave, Load, OnDone
 from shardd.streaming.postgres_log import PostgresHome, PostgresLog
 from shardd.streaming.postgres_recovery import read_all
 from shardd.streaming.postgres_session import LEAD_PART, LOCK_S, ConnectionLostError, Session
-from shardd.streaming.postgres_thread import UNREACHABLE, DatabaseThread
+from shardd.streaming.postgres_thread import UNREACHABLE, DatabaseThread, Watchman
 from shardd.streaming.state_db import LeadChanges, PartChanges
 from shardd.streaming.store import (
     ClientRow,
@@ -37,7 +36,7 @@ from shardd.streaming.store import (
     Store,
     SubscriptionRow,
 )
-from shardd.streaming.subjects import PARTITIONS, partition_of
+from shardd.streaming.subjects import PARTITIONS, partition_of, shown
 
 logger = logging.getLogger("shardd.streaming.postgres_store")
 
@@ -92,6 +91,7 @@ class PostgresStore(Store):
         self._call_soon = call_soon
         self._home = PostgresHome(cached_bytes, self._on_load, self._on_moved)
         self._thread: DatabaseThread | None = None
+        self._watchman: Watchman | None = None
         self._logs: dict[bytes, PostgresLog] = {}
         self._ids: dict[int, int] = {}  # the highest channel id, by part
         self._parts = {number: PartChanges() for number in self._numbers}
@@ -113,7 +113,17 @@ class PostgresStore(Store):
 
     def try_lock(self) -> bool:
         """The lead's part of the database, which ends with the session."""
+        self._begin_watch()
         return self._session.try_lead()
+
+    def _begin_watch(self) -> None:
+        if self._watchman is None:
+            self._watchman = Watchman(self._session)
+
+    def _end_watch(self) -> None:
+        if self._watchman is not None:
+            self._watchman.end()
+            self._watchman = None
 
     def recover(self) -> Recovered:
         """Takes the parts and reads everything.
@@ -122,6 +132,14 @@ class PostgresStore(Store):
             StoreUnavailableError: the database cannot be reached now.
             StoreError: something that the operator has to change.
         """
+        self._begin_watch()
+        try:
+            return self._recover()
+        except StoreError:
+            self._end_watch()
+            raise
+
+    def _recover(self) -> Recovered:
         self._session.open()
         try:
             found = read_all(self._session, self._numbers, self._home, is_lead=self._is_lead)
@@ -414,6 +432,7 @@ class PostgresStore(Store):
                 self._finish_commit(commit)
             self._thread = None
         self._session.close(is_clean=True)
+        self._end_watch()
         self._logs.clear()
 
 

@@ -1,5 +1,5 @@
-"""The one thread of a PostgreSQL store: everything that waits for the database happens here.
-A second one only sees to it that the wait ends.
+"""The one thread of a PostgreSQL store: everything that waits for the database happens here, once
+the store is open. Another one only sees to it that the wait ends, from the first connection on.
 
 Commits come before reads, and reads before removals. While the database is gone commits fail at
 once, reads and removals wait, and the thread tries to get a new connection, less and less often.
@@ -32,6 +32,27 @@ _PING_S: Final = 5.0  # without anything to do, until the connection is looked a
 _WATCH_S: Final = 0.5  # between looks whether the database hangs
 _CLEAN_S: Final = 0.25  # between removals, unless there is much to remove
 _LATER_S: Final = 1.0  # until what failed with the connection alive is tried again
+
+
+class Watchman:
+    """Cuts the connection of a database that hangs, in a thread of its own: it keeps who waits for
+    it waiting for ever."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._has_ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        self._has_ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._has_ended.wait(_WATCH_S):
+            if self._session.cut_if_stuck(time.monotonic()):
+                logger.error("%s: does not answer: the connection is cut", self._session.place)
 
 
 class DatabaseThread:
@@ -72,13 +93,10 @@ class DatabaseThread:
         self._clean_at_s = 0.0  # when the next removal may begin
         self._has_told = False
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-        self._has_ended = threading.Event()
-        self._watchman = threading.Thread(target=self._watch, name="watch", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
-        self._watchman.start()
 
     def put(self, task: Task) -> None:
         """Hands it a task."""
@@ -97,18 +115,10 @@ class DatabaseThread:
             self._is_ending = True
             self._wake.notify()
         self._thread.join()
-        self._has_ended.set()
-        self._watchman.join()
 
     def run_now(self, task: Commit) -> None:
         """In the caller's thread, once the other one has ended."""
         self._commit(task)
-
-    def _watch(self) -> None:
-        """In a thread of its own: a database that hangs keeps the other one waiting for ever."""
-        while not self._has_ended.wait(_WATCH_S):
-            if self._session.cut_if_stuck(time.monotonic()):
-                logger.error("%s: does not answer: the connection is cut", self._session.place)
 
     # --- the thread ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from shardd.streaming.channels import Channels
 from shardd.streaming.core import Core
 from shardd.streaming.pool import is_inbox
 from shardd.streaming.store import Recovered, RecoveredChannel, ServerRow
-from shardd.streaming.subjects import partition_of, subjects_of
+from shardd.streaming.subjects import partition_of, shown, subjects_of
 from shardd.streaming.subscribing import Subscribing
 from shardd.streaming.subscription import Subscription
 
@@ -32,10 +32,7 @@ def server_row(core: Core, recovered: Recovered, seed: bytes) -> ServerRow:
     row = recovered.server
     if row is not None:
         if row.cluster_id != cluster_id:
-            raise StoreError(
-                texts.OTHER_CLUSTER.format(asked=cluster_id, stored=row.cluster_id)
-                + ": start it with the stored one, or with another directory"
-            )
+            raise StoreError(texts.OTHER_CLUSTER.format(asked=cluster_id, stored=row.cluster_id))
         return row
     subjects = subjects_of(cluster_id, core.options.discover_prefix)
     unique = hashlib.sha256(seed).hexdigest()[:22].encode()
@@ -68,8 +65,6 @@ class Recovery:
         Args:
             closed: clients that ended while this worker was away, whoever has the id now.
         """
-        for line in recovered.repairs:
-            log.warning("%s", line)
         self._core.last_ids.update(recovered.last_ids)
         for each in recovered.channels:
             self._take_up_channel(each, closed)
@@ -101,8 +96,8 @@ class Recovery:
         self._clamp(channel)
         for subscription in lost:
             log.info(
-                "channel %r: a subscription of client %s ended while it was not served",
-                channel.name,
+                "channel %s: a subscription of client %s ended while it was not served",
+                shown(channel.name),
                 subscription.client_id,
             )
             self._subscribing.end(subscription, is_unsubscribe=False)
@@ -111,8 +106,8 @@ class Recovery:
         beyond = [s for s in channel.subscriptions.values() if s.last_sent > channel.log.last]
         if beyond:
             log.warning(
-                "channel %r: %d subscriptions were beyond its last message %d: set back",
-                channel.name,
+                "channel %s: %d subscriptions were beyond its last message %d: set back",
+                shown(channel.name),
                 len(beyond),
                 channel.log.last,
             )

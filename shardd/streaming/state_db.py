@@ -50,6 +50,8 @@ CREATE TABLE clients (
     protocol INTEGER NOT NULL, ping_interval_s INTEGER NOT NULL, ping_max_out INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+# Stores that were made before there was encryption lack it.
+_ADD_KEY_CHECK: Final = "ALTER TABLE server ADD COLUMN key_check BLOB NOT NULL DEFAULT x''"
 _SAVE_SUBSCRIPTION: Final = f"INSERT OR REPLACE INTO subscriptions VALUES ({'?, ' * 13}?)"
 _SAVE_POSITION: Final = (
     "UPDATE subscriptions SET last_sent = ?, pending = ? WHERE channel = ? AND id = ?"
@@ -309,6 +311,13 @@ class LeadDatabase(Database):
     def __init__(self, path: Path, *, is_read_only: bool = False) -> None:
         what = "the clients, who must connect again"
         super().__init__(path, _LEAD_TABLES, what, is_read_only=is_read_only)
+
+    def _prepare(self, tables: str, *, is_read_only: bool) -> None:
+        super()._prepare(tables, is_read_only=is_read_only)
+        execute = self._connection.execute
+        columns = {row[1] for row in execute("PRAGMA table_info(server)")}
+        if columns and "key_check" not in columns and not is_read_only:
+            execute(_ADD_KEY_CHECK)
 
     def server(self) -> ServerRow | None:
         """The server's row, once there is one."""

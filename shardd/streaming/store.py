@@ -91,7 +91,8 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class CommitResult:
-    """How a commit ended. What failed has been taken back and is not in the store."""
+    """How a commit ended. What failed has been taken back and is not in the store, whose log says
+    so once."""
 
     # Channels whose appended messages are lost, with the text for their publishers.
     failed_channels: dict[bytes, str] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from typing import Final
 
 from shardd.config.streaming import KEY_VARIABLE, StreamingOptions
 from shardd.errors import StoreError
+from shardd.streaming import texts
 from shardd.streaming.memory_store import MemoryStore
 from shardd.streaming.pool import LEAD
 from shardd.streaming.store import Recovered, Store
@@ -85,8 +86,7 @@ def recover(store: Store, options: StreamingOptions) -> Recovered:
         log.warning("STREAM: %s", line)
     if recovered.server is not None and recovered.server.cluster_id != options.cluster_id:
         raise StoreError(
-            f'cluster ID "{options.cluster_id}" does not match recovered value of'
-            f' "{recovered.server.cluster_id}"'
+            texts.OTHER_CLUSTER.format(asked=options.cluster_id, stored=recovered.server.cluster_id)
         )
     if recovered.server is not None and recovered.server.key_check and not options.encrypt:
         raise StoreError(

@@ -7,6 +7,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
+from shardd.errors import printable
+
 # A store has this many parts; each belongs to one streaming worker at a time. The number is part
 # of the layout on disk: a channel's part must not change.
 PARTITIONS: Final = 16
@@ -64,3 +66,8 @@ def is_literal(subject: bytes) -> bool:
     return all(tokens) and not (
         b"*" in tokens or b">" in tokens or any(byte <= 0x20 or byte == 0x7F for byte in subject)
     )
+
+
+def shown(channel: bytes) -> str:
+    """A channel's name as it can stand in a line of text."""
+    return printable(channel.decode("utf-8", "backslashreplace"))

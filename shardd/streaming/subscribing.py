@@ -22,7 +22,7 @@ from shardd.streaming.messages import (
 from shardd.streaming.pool import is_inbox
 from shardd.streaming.receiver import DYNAMIC
 from shardd.streaming.store import SubscriptionRow
-from shardd.streaming.subjects import is_channel, partition_of
+from shardd.streaming.subjects import is_channel, partition_of, shown
 from shardd.streaming.subscription import Subscription
 
 log = logging.getLogger("shardd.streaming")
@@ -100,7 +100,7 @@ class Subscribing:
         try:
             row = self._row(request, client, channel)
         except StoreError as error:
-            log.error("channel %r: %s", channel.name, error)
+            log.error("channel %s: %s", shown(channel.name), error)
             raise Refused(str(error)) from None
         subscription = Subscription(core.traffic, row)
         if remains is None:

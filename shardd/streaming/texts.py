@@ -37,4 +37,7 @@ INVALID_SUBSCRIPTION: Final = "stan: invalid subscription"
 INVALID_CLOSE: Final = "stan: invalid close request"
 
 SECOND_SERVER: Final = 'discovered another streaming server with cluster ID "{cluster}"'
-OTHER_CLUSTER: Final = 'cluster ID "{asked}" does not match recovered value of "{stored}"'
+OTHER_CLUSTER: Final = (
+    'cluster ID "{asked}" does not match recovered value of "{stored}": start it with the stored'
+    " one, or with another store"
+)

@@ -20,7 +20,6 @@ from shardd.streaming.file_recovery import (
     misplaced,
     missing,
     segment_names,
-    shown,
 )
 from shardd.streaming.file_store import (
     FOREIGN_FILE,
@@ -32,7 +31,7 @@ from shardd.streaming.file_store import (
 )
 from shardd.streaming.segment import DamagedHeader, Segment
 from shardd.streaming.state_db import LeadDatabase, PartDatabase
-from shardd.streaming.subjects import PARTITIONS, partition_of
+from shardd.streaming.subjects import PARTITIONS, partition_of, shown
 
 _SEQUENCES_SHOWN: Final = 8
 

@@ -5,6 +5,7 @@ as soon as it can; what was reported as committed is there, once, whatever happe
 who has lost its parts. No text says the password.
 """
 
+import contextlib
 import logging
 import os
 import random
@@ -293,6 +294,38 @@ def test_a_statement_that_takes_too_long_fails_its_commit_only(tmp_path):
         assert payloads(log_of(harness.reopen(), b"foo")) == [b"a", b"b"]
 
 
+@contextlib.contextmanager
+def hanging(cluster: Cluster) -> Iterator[None]:
+    """The database's end of the connection of this name stands still."""
+    with psycopg.connect(cluster.source()) as other:
+        query = (
+            "SELECT DISTINCT pid FROM pg_stat_activity JOIN pg_locks USING (pid)"
+            " WHERE application_name = 'hangs' AND locktype = 'advisory' AND granted"
+        )
+        (backend,) = [row[0] for row in other.execute(query).fetchall()]
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(backend, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_keeps_neither_who_stands_by_nor_who_ends(tmp_path, caplog):
+    cluster = shared_cluster()
+    source = cluster.source(cluster.schema()) + "%20-c%20statement_timeout%3D200"
+    with harness_of(tmp_path, source + "&application_name=hangs") as harness:
+        store = harness.make()
+        assert store.try_lock()
+        with hanging(cluster), pytest.raises(StoreUnavailableError):
+            store.try_lock()
+        wait_until(store.try_lock, "the lock again")
+        store.recover()
+        with hanging(cluster):
+            store.close()
+    assert caplog.text.count("does not answer: the connection is cut") == 2
+
+
 @pytest.mark.slow
 def test_a_database_that_hangs_refuses_messages_in_time_and_the_store_goes_on_when_it_is_back(
     tmp_path, caplog
@@ -304,15 +337,9 @@ def test_a_database_that_hangs_refuses_messages_in_time_and_the_store_goes_on_wh
         log = harness.opened.create_channel(b"foo")
         append(log, 1, b"a")
         harness.commit_well()
-        with psycopg.connect(cluster.source()) as other:
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'hangs'"
-            (backend,) = [row[0] for row in other.execute(query).fetchall()]
-        os.kill(backend, signal.SIGSTOP)
-        try:
+        with hanging(cluster):
             append(log, 1, b"refused")
             assert harness.commit().failed_channels == {b"foo": REFUSED}
-        finally:
-            os.kill(backend, signal.SIGCONT)
         assert "does not answer: the connection is cut" in caplog.text
         wait_until(lambda: "can be used again" in caplog.text, "there is a new connection")
         append(log, 1, b"b")
@@ -389,7 +416,31 @@ def test_the_lock_of_a_group_is_for_one_session_and_ends_with_it(tmp_path):
         first.recover()  # goes on with the session that has the lock
         assert not second.try_lock()
         first.close()
-        assert second.try_lock()
+        wait_until(second.try_lock, "the database has noticed that the session ended")
+        second.close()
+
+
+def test_who_has_the_lock_of_a_group_gets_the_parts_of_one_that_lost_it(tmp_path):
+    cluster = shared_cluster()
+    source = cluster.source(cluster.schema())
+    of_first = "FROM pg_stat_activity WHERE application_name = 'first'"
+    named = source + "&application_name=first"
+    with harness_of(tmp_path, named) as one, harness_of(tmp_path, source) as two:
+        one.open()
+        second = two.make()
+        assert not second.try_lock()
+        cluster.execute(f"SELECT pg_terminate_backend(pid) {of_first}")
+        wait_until(second.try_lock, "the lock")
+        append(one.opened.create_channel(b"foo"), 1, b"a")
+        results = one.start_commit()
+        waits = (
+            f"SELECT pid {of_first} AND query LIKE 'SELECT token FROM shardd_parts WHERE part = %'"
+        )
+        wait_until(lambda: cluster.execute(waits), "the first one is back, and waits")
+        second.recover()
+        with pytest.raises(FencedError):
+            one.turn_until(lambda: False)
+        assert results[0].failed_channels
         second.close()
 
 

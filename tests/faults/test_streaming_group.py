@@ -28,6 +28,7 @@ from tests.support.waiting import PATIENCE, wait_until, wait_until_async
 
 STANDBY: Final = "STREAM: Starting in standby mode"
 REFUSED: Final = "STREAM: ft: unable to get store lock at this time, going back to standby"
+KEY: Final = "a-key-that-nobody-may-see"
 TAKEOVER_S: Final = 20.0 * PATIENCE
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -204,12 +205,12 @@ def test_groups_share_channels_among_each_other(tmp_path: Path) -> None:
 # --- inside the server ---------------------------------------------------------------------------
 
 
-def host_text(name: str, port: int, seed: int, data: Path) -> str:
+def host_text(name: str, port: int, seed: int, store: str) -> str:
     return f"""
         http: "127.0.0.1:-1"
         cluster {{ name: c, listen: "127.0.0.1:{port}", routes: ["nats://127.0.0.1:{seed}"] }}
         server_name: {name}
-        streaming {{ workers: 2, dir: "{data}", ft_group: g }}
+        streaming {{ workers: 2, ft_group: g, {store} }}
     """
 
 
@@ -224,16 +225,34 @@ def lead_of(host: Broker) -> psutil.Process:
     return sorted(children, key=lambda child: (child.create_time(), child.pid))[3]
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    made = make_cluster()
+    yield made
+    made.remove()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["host", "lead"])
-def test_a_pool_takes_over_from_the_pool_of_another_host(tmp_path: Path, victim: str) -> None:
+@pytest.mark.parametrize(
+    ("victim", "kind"),
+    [("host", "file"), ("lead", "file, encrypted"), ("host", "sql, encrypted"), ("lead", "sql")],
+)
+def test_a_pool_takes_over_from_the_pool_of_another_host(
+    tmp_path: Path, request: pytest.FixtureRequest, victim: str, kind: str
+) -> None:
     seed = free_port()
+    store = f'dir: "{tmp_path / "store"}"'
+    if "sql" in kind:
+        database: Cluster = request.getfixturevalue("cluster")
+        store = f'store: SQL, sql {{ source: "{database.source(database.schema())}" }}'
+    if "encrypted" in kind:
+        store += f', encryption_key: "{KEY}"'
     ports = {"one": seed, "two": free_port()}
     hosts: dict[str, Broker] = {}
     with contextlib.ExitStack() as stack:
         for name, port in ports.items():
             hosts[name] = make_broker("shardd-2")
-            hosts[name].start_text(host_text(name, port, seed, tmp_path / "store"))
+            hosts[name].start_text(host_text(name, port, seed, store))
             stack.callback(hosts[name].stop)
             if name == "one":  # so that it is known who is active
                 wait_until(lambda: READY in hosts["one"].log_text(), READY, TAKEOVER_S)
@@ -262,16 +281,10 @@ def test_a_pool_takes_over_from_the_pool_of_another_host(tmp_path: Path, victim:
         else:
             assert "Streaming 1, pid" in one.log_text()  # ended with its lead
             assert is_active(one) != is_active(two)
+        assert KEY not in one.log_text() + two.log_text()
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = make_cluster()
-    yield made
-    made.remove()
 
 
 async def replay_has(connection: Connection, channel: str, wanted: set[int]) -> None:

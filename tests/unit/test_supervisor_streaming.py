@@ -144,6 +144,16 @@ def test_a_pool_of_a_group_ends_with_its_lead(
     assert bench.children.sent == [(other, signal.SIGKILL)] * lost
 
 
+def test_the_lead_of_a_group_may_have_had_the_lock_before_the_host_was_ready(
+    make: MakeBench,
+) -> None:
+    bench = make("FILE", ft_group="g")
+    bench.supervisor.step()
+    other = bench.pid(SECOND)
+    bench.end(FIRST, -signal.SIGKILL)
+    assert bench.children.sent == [(other, signal.SIGKILL)]
+
+
 def test_a_worker_without_a_store_takes_nobody_along(make: MakeBench) -> None:
     bench = make("MEMORY")
     bench.boot()

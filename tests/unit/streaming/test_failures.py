@@ -1,9 +1,16 @@
 """A store that cannot write, or not yet: who is told what, and what is undone."""
 
+import logging
+
 import pytest
 
 from shardd.config.streaming import ChannelLimits, StoreLimits, StreamingOptions
-from shardd.streaming.messages import StartPosition, SubscriptionRequest, SubscriptionResponse
+from shardd.streaming.messages import (
+    PubAck,
+    StartPosition,
+    SubscriptionRequest,
+    SubscriptionResponse,
+)
 from shardd.streaming.store import ClientRow
 from tests.support.streaming_worker import Pool
 
@@ -124,3 +131,28 @@ def test_a_client_that_cannot_be_asked_for_heartbeats_is_dropped_at_the_start(po
     pool.crash()
     assert pool.worker().server.core.clients.find("odd") is None
     assert set(pool.keeps[0].clients) == {"me"}
+
+
+def test_the_log_has_channels_as_plain_text(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "shardd.streaming")
+    pool.publish("me", "caf\u00e9\x1b[2J".encode())
+    pool.advance(20_000)
+    assert caplog.messages == ["channel caf\u00e9\\x1b[2J: deleted, nobody used it"]
+
+
+def test_what_the_store_says_of_a_failure_is_not_said_again(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "shardd.streaming")
+    pool.publish("me", FOO)
+    pool.holds_commits = True
+    reply = pool.publish_nowait("me", FOO)
+    pool.run()
+    pool.holds_commits = False
+    pool.worker().store.finish({FOO: "disk full"})
+    pool.run()
+    (ack,) = pool.taken(reply)
+    assert PubAck.decode(ack).error == "disk full"
+    assert failing(pool, SUB, request_of())
+    pool.publish("me", FOO)
+    assert caplog.messages == []
