@@ -362,7 +362,7 @@ def test_what_no_server_says_at_first_is_one_line(
         greeting = threading.Thread(target=greet)
         greeting.start()
         try:
-            address = "127.0.0.1:{}".format(listener.getsockname()[1])
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
             assert main(["bench", "a", "--pub", "1", "-s", address, "--timeout", "5s"]) == 1
         finally:
             listener.shutdown(socket.SHUT_RDWR)
