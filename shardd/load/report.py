@@ -188,7 +188,7 @@ def table(report: Report) -> str:
     heads = ("", "messages", "seconds", "msg/s", "MB/s", "each: min", "avg", "max", "stddev")
     rows: list[tuple[str, ...]] = [heads]
     for side in report.sides:
-        each = [_rate(rate) for rate in side.rates()]
+        *each, deviation = side.rates()
         rows.append(
             (
                 f"{side.role} by {len(side.clients)}",
@@ -196,7 +196,8 @@ def table(report: Report) -> str:
                 f"{side.seconds:.3f}",
                 _rate(side.rate),
                 f"{side.byte_rate / 1e6:,.1f}" if side.rate else "-",
-                *each,
+                *map(_rate, each),
+                f"{deviation:,.0f}",
             )
         )
     lines = _aligned(rows)
