@@ -17,7 +17,7 @@ from shardd.load.links cimport GLANCE_MS, Link, Reader, Watch
 from shardd.load.page cimport (
     SLOT_FINISHED, SLOT_PUBLISHED, SLOT_RECEIVED, SLOT_STOPPED, Page,
 )
-from shardd.load.sending cimport QUEUED_BYTES_MAX, Schedule, due, moment, nap
+from shardd.load.sending cimport QUEUED_BYTES_MAX, Schedule, due, moment, span_to
 from shardd.load.system cimport EPOLLIN, EPOLLOUT, SECOND_NS, now_ns
 from shardd.streaming.client_wire cimport SERVER_MSG, ServerOperation
 
@@ -195,11 +195,8 @@ cdef class Requester:
                 return 0
             if self.is_paced and not is_over:
                 self.ask_what_is_due(now)
-                # Sleep for the shorter of a glance and the next request.
-                if self.asked < self.schedule.total:
-                    with nogil:
-                        nap(&self.schedule, self.asked)
-                ready = self.watch.wait(0)
+                # Until the next request is due, or an answer is there.
+                ready = self.watch.doze(span_to(&self.schedule, self.asked))
             else:
                 ready = self.watch.wait(GLANCE_MS)
             for i in range(ready):

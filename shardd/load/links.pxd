@@ -74,4 +74,5 @@ cdef class Watch:
     cdef epoll_event events[256]
 
     cdef int wait(self, int timeout_ms) except -1
+    cdef int doze(self, uint64_t span_ns) except -1
     cdef int watch(self, Py_ssize_t index, uint32_t events) except -1

@@ -12,12 +12,14 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
+from posix.time cimport timespec
+from posix.types cimport time_t
 from posix.unistd cimport close
 
 from shardd.load.system cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL,
     POLLIN, PR_SET_TIMERSLACK, SECOND_NS, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
-    now_ns, poll, pollfd, prctl, recv, send, smaller,
+    now_ns, poll, pollfd, ppoll, prctl, recv, send, smaller,
 )
 from shardd.streaming.client_wire cimport (
     SERVER_ERR, SERVER_PING, SERVER_PONG, ServerOperation, next_server_operation,
@@ -269,6 +271,18 @@ cdef class Watch:
                 raise OSError(errno, os.strerror(errno))
             return 0
         return ready
+
+    cdef int doze(self, uint64_t span_ns) except -1:
+        """Wait for events to the nanosecond; how many there are."""
+        cdef pollfd polled
+        cdef timespec span
+        polled.fd = self._epoll
+        polled.events = <short>POLLIN
+        span.tv_sec = <time_t>(span_ns // SECOND_NS)
+        span.tv_nsec = <long>(span_ns % SECOND_NS)
+        with nogil:
+            ppoll(&polled, 1, &span, NULL)
+        return self.wait(0)
 
     cdef int watch(self, Py_ssize_t index, uint32_t events) except -1:
         """Watch one connection for other events."""

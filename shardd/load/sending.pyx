@@ -149,12 +149,12 @@ cdef uint64_t moment(const Schedule* schedule, uint64_t index) noexcept nogil:
     return schedule.start_ns + <uint64_t>(<double>index * schedule.interval_ns)
 
 
-cdef void nap(const Schedule* schedule, uint64_t index) noexcept nogil:
-    """Sleep until a message is due, but no longer than a glance."""
+cdef uint64_t span_to(const Schedule* schedule, uint64_t index) noexcept nogil:
+    """How long to sleep for a message that is due: no longer than a glance."""
     cdef uint64_t now = now_ns()
     cdef uint64_t until = moment(schedule, index)
     cdef uint64_t span = until - now if until > now else 0
-    rest(<long>min(max(span, <uint64_t>NAP_NS), <uint64_t>GLANCE_MS * 1000000))
+    return min(max(span, <uint64_t>NAP_NS), <uint64_t>GLANCE_MS * 1000000)
 
 
 def pace(
@@ -218,7 +218,7 @@ def pace(
             page.check()
             listened_ns = now
         if sent < schedule.total:
-            nap(&schedule, sent)
+            rest(<long>span_to(&schedule, sent))
     now = now_ns()
     for each in watch.links:
         (<Link>each).end_ns = now
