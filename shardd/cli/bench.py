@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130  # as a shell reports SIGINT
 CONNECTIONS_MAX: Final = 10_000  # of one side
 SUBJECTS_MAX: Final = 100_000
+MESSAGES_MAX: Final = 10**12
+REQUESTS_MAX: Final = 10**9  # with a rate: a bit for each says whether it was answered
+RATE_MIN: Final = 0.001  # one in a quarter of an hour
+RATE_MAX: Final = 1e9
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -42,8 +46,23 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             self.fail(str(error), param, ctx)
 
 
+def _parse_time(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds <= 0:
+        raise ValueError(f'"{text}" is no time to go by: more than 0')
+    return seconds
+
+
+def _parse_rate(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if RATE_MIN <= (rate := float(text)) <= RATE_MAX:
+            return rate
+    raise ValueError(f'"{text}" is not a rate: from {RATE_MIN:g} to {RATE_MAX:,.0f}')
+
+
 _SIZE: Final = _Parsed("size", parse_size)
-_DURATION: Final = _Parsed("duration", parse_duration)
+_DURATION: Final = _Parsed("duration", _parse_time)
+_RATE: Final = _Parsed("rate", _parse_rate)
 
 # Who to be to the server: the options of `NatsOptions` by their flags.
 _LOGIN: Final = (
@@ -91,7 +110,7 @@ def _login(command: Any) -> Any:
 @click.option(
     "--msgs",
     "messages",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MESSAGES_MAX),
     metavar="N",
     help="Messages over all publishers.  [default: 100000]",
 )
@@ -124,7 +143,7 @@ def _login(command: Any) -> Any:
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_RATE,
     metavar="N",
     help="Messages a second, each at its time; measures latency.",
 )
@@ -253,6 +272,8 @@ def _check(plan: "Plan") -> None:
         raise click.UsageError("wildcards are for subscribing: give --sub without --pub")
     if not plan.publishers and (plan.rate or plan.headers or plan.subjects > 1):
         raise click.UsageError("--rate, --header and --subjects are for publishers: give --pub")
+    if plan.rate and plan.is_request and plan.total > REQUESTS_MAX:
+        raise click.UsageError(f"no more than {REQUESTS_MAX:,} requests with --rate")
     if plan.queue and not plan.subscribers:
         raise click.UsageError("--queue is for subscribers: give --sub")
     if plan.rate and plan.subscribers and plan.size < STAMP_BYTES and not plan.is_request:

@@ -97,13 +97,27 @@ def _bounds(warnings: Sequence[str], criticals: Sequence[str]) -> list[Bound]:
     return [Bound(name, _NUMBERS[name][1], *pair) for name, pair in found.items()]
 
 
+class _Probe(click.Command):
+    """Options that cannot be read say nothing of the server: unknown, and not the shell's 1."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """The context, or the end of the command."""
+        try:
+            return super().make_context(*args, **more)
+        except click.UsageError as error:
+            click.echo(f"UNKNOWN {printable(error.format_message())}")
+            raise click.exceptions.Exit(Level.UNKNOWN) from None
+
+
 @click.group("server", short_help="Look at a running server.")
 def group() -> None:
     """Look at a running server."""
 
 
 @group.command(
-    "check", short_help="Exit codes for probes: 0 good, 1 warning, 2 critical, 3 unknown."
+    "check",
+    cls=_Probe,
+    short_help="Exit codes for probes: 0 good, 1 warning, 2 critical, 3 unknown.",
 )
 @click.option("--warn", "warnings", multiple=True, metavar="NAME=NUMBER", help="From here on: 1.")
 @click.option("--crit", "criticals", multiple=True, metavar="NAME=NUMBER", help="From here on: 2.")

@@ -9,13 +9,15 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import BadStatusLine, HTTPException
 from typing import Any, Final
 
 import click
 
-from shardd.errors import ShardError
+from shardd.errors import ConfigError, ShardError, printable
 
 DEFAULT_URL: Final = "http://127.0.0.1:8222"
+_EXCERPT: Final = 200  # characters of what a server says instead of a document
 
 
 class UnreachableError(ShardError):
@@ -32,9 +34,13 @@ class Watched:
     """
 
     def __init__(self, url: str, timeout_s: float, authorities: str = "") -> None:
+        """Raises ConfigError when the certificates cannot be read."""
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self._timeout_s = timeout_s
-        context = ssl.create_default_context(cafile=authorities or None)
+        try:
+            context = ssl.create_default_context(cafile=authorities or None)
+        except OSError as error:  # SSLError is one
+            raise ConfigError(f"{authorities}: {error.strerror or error}") from None
         # What is watched is in the own network: no proxy stands between.
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
@@ -43,24 +49,28 @@ class Watched:
     def document(self, path: str) -> dict[str, Any]:
         """A document; that the server is not healthy is one too. Raises UnreachableError."""
         try:
-            with self._opener.open(f"{self.url}/{path}", timeout=self._timeout_s) as answer:
-                found = json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return self._refused(path, error)
-        except (OSError, ValueError) as error:
+            found = json.loads(self._read(path))
+        except (OSError, ValueError, HTTPException, RecursionError) as error:
             reason = getattr(error, "reason", None) or error
-            raise UnreachableError(f"{self.url}: {reason}") from None
+            if isinstance(error, BadStatusLine) and not isinstance(error, OSError):
+                reason = "what answers there does not speak HTTP"
+            raise UnreachableError(f"{self.url}: {printable(str(reason))}") from None
         if not isinstance(found, dict):
             raise UnreachableError(f"{self.url}/{path}: not a document")
         return found
 
-    def _refused(self, path: str, error: urllib.error.HTTPError) -> dict[str, Any]:
-        text = error.read().decode("utf-8", "replace").strip()
-        if path.startswith("healthz") and text.startswith("{"):
-            found: dict[str, Any] = json.loads(text)
-            return found
-        raise UnreachableError(f"{self.url}/{path}: {error.code} {text}")
+    def _read(self, path: str) -> bytes:
+        try:
+            with self._opener.open(f"{self.url}/{path}", timeout=self._timeout_s) as answer:
+                text: bytes = answer.read()
+                return text
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read().strip()
+            if path.startswith("healthz") and text.startswith(b"{"):
+                return text
+            said = printable(text[:_EXCERPT].decode("utf-8", "replace"))
+            raise UnreachableError(f"{self.url}/{path}: {error.code} {said}") from None
 
 
 def options(command: Any) -> Any:

@@ -1,10 +1,11 @@
 # cython: language_level=3str
-"""The loops of request and reply. A request carries its moment in the last token of its reply
+"""The loops of request and reply. A request says which one it is in the last token of its reply
 subject, so any service that answers, whatever it answers, tells how long it took.
 
-Without a rate, each connection has one request under way, and the moment is when it left. With a
-rate, request k leaves at start + k / rate, however many are under way, and the moment is when it
-was due: time that it spent waiting to leave counts.
+Without a rate, each connection has one request under way, and the token is the moment at which it
+left. With a rate, request k leaves at start + k / rate, however many are under way, and the token
+is its number: the answer's time counts from when it was due, with what it waited to leave. Second
+answers to a request count for nothing.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -16,7 +17,7 @@ from shardd.load.links cimport GLANCE_MS, Link, Reader, Watch
 from shardd.load.page cimport (
     SLOT_FINISHED, SLOT_PUBLISHED, SLOT_RECEIVED, SLOT_STOPPED, Page,
 )
-from shardd.load.sending cimport QUEUED_BYTES_MAX, Schedule, due, moment, nap
+from shardd.load.sending cimport QUEUED_BYTES_MAX, Schedule, due, moment, span_to
 from shardd.load.system cimport EPOLLIN, EPOLLOUT, SECOND_NS, now_ns
 from shardd.streaming.client_wire cimport SERVER_MSG, ServerOperation
 
@@ -36,7 +37,7 @@ cdef void write_stamp(unsigned char* place, uint64_t value) noexcept nogil:
 
 
 cdef uint64_t read_stamp(const unsigned char* subject, size_t length) noexcept nogil:
-    """The moment at the end of a subject; 0 when there is none."""
+    """The number at the end of a subject; 0 when there is none."""
     cdef uint64_t value = 0
     cdef size_t index
     cdef unsigned char digit
@@ -68,6 +69,7 @@ cdef class Requester:
     cdef uint64_t duration_ns
     cdef uint64_t asked
     cdef uint64_t answered
+    cdef unsigned char[::1] seen    # with a rate: a bit for each request that was answered
 
     cdef int ask(self, Py_ssize_t index, uint64_t stamp) except -1:
         """Queue one request of a connection."""
@@ -80,6 +82,25 @@ cdef class Requester:
         link.asked_ns = stamp
         self.asked += 1
         link.is_dirty = True
+
+    cdef uint64_t settled(self, Link link, uint64_t stamp) noexcept:
+        """When the request left, or was due, that is answered now; 0: none waits for this."""
+        cdef uint64_t number = stamp - 1
+        cdef unsigned char bit
+        if stamp == 0:
+            return 0
+        if not self.is_paced:
+            if stamp != link.asked_ns:
+                return 0
+            link.asked_ns = 0
+            return stamp
+        if number >= self.asked:
+            return 0
+        bit = <unsigned char>(1 << (number & 7))
+        if self.seen[<Py_ssize_t>(number >> 3)] & bit:
+            return 0
+        self.seen[<Py_ssize_t>(number >> 3)] |= bit
+        return moment(&self.schedule, number)
 
     cdef bint is_over(self, uint64_t now) noexcept:
         """Whether no further request may leave."""
@@ -96,7 +117,7 @@ cdef class Requester:
         cdef uint64_t now = now_ns()
         cdef size_t at = 0
         cdef size_t taken
-        cdef uint64_t stamp
+        cdef uint64_t asked_ns
         cdef ServerOperation operation
         while at < length:
             taken = <size_t>self.reader.take(link, at, length, &operation)
@@ -112,16 +133,15 @@ cdef class Requester:
                 and memcmp(operation.message.header, b"NATS/1.0 503", 12) == 0
             ):
                 raise LinkError("no responders: nobody answers on this subject")
-            stamp = read_stamp(operation.message.subject, operation.message.subject_len)
-            # A second answer to a request counts for nothing.
-            if stamp == 0 or (link.asked_ns != stamp and not self.is_paced):
+            asked_ns = self.settled(
+                link, read_stamp(operation.message.subject, operation.message.subject_len))
+            if asked_ns == 0:
                 continue
-            self.latency.add(now - stamp if now > stamp else 0)
+            self.latency.add(now - asked_ns if now > asked_ns else 0)
             self.answered += 1
             link.messages += 1
             link.payload_bytes += self.payload_bytes
             link.end_ns = now
-            link.asked_ns = 0
             if not self.is_paced and not self.is_over(now):
                 self.ask(index, now)
         self.reader.keep(link, at, length)
@@ -150,7 +170,7 @@ cdef class Requester:
                 break
             intended = moment(&self.schedule, self.asked)
             self.lateness.add(now - intended if now > intended else 0)
-            self.ask(index, intended)
+            self.ask(index, self.asked + 1)
         for index in range(connections):
             if (<Link>self.watch.links[index]).is_dirty:
                 self.send(index)
@@ -175,11 +195,8 @@ cdef class Requester:
                 return 0
             if self.is_paced and not is_over:
                 self.ask_what_is_due(now)
-                # Sleep for the shorter of a glance and the next request.
-                if self.asked < self.schedule.total:
-                    with nogil:
-                        nap(&self.schedule, self.asked)
-                ready = self.watch.wait(0)
+                # Until the next request is due, or an answer is there.
+                ready = self.watch.doze(span_to(&self.schedule, self.asked))
             else:
                 ready = self.watch.wait(GLANCE_MS)
             for i in range(ready):
@@ -211,8 +228,8 @@ def request(
     """Ask until so many `messages` were answered in all, or for `seconds`; at `rate` if it is not
     0, and then `messages` is not, either.
 
-    Each connection sends its frame; the sixteen bytes at its place of `stamps_at` become the
-    moment. Returns how long the answers took, and how late the requests left.
+    Each connection sends its frame; the sixteen bytes at its place of `stamps_at` say which request
+    it is. Returns how long the answers took, and how late the requests left.
     """
     cdef Requester run = Requester()
     run.watch = Watch(links)
@@ -226,6 +243,7 @@ def request(
     run.is_paced = rate > 0
     run.schedule.total = messages
     run.schedule.interval_ns = SECOND_NS / rate if rate > 0 else 0.0
+    run.seen = bytearray((messages >> 3) + 1 if rate > 0 else 1)
     run.duration_ns = <uint64_t>(seconds * SECOND_NS)
     run.run(<uint64_t>(patience_s * SECOND_NS), patience_s)
     return run.latency, run.lateness

@@ -9,7 +9,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shardd.errors import ShardError
+from shardd.errors import ShardError, printable
 from shardd.load.plan import Plan
 from shardd.login import Identity, NatsUrl, parse_nats_url, tls_context, why_unreachable
 from shardd.version import SHARDD_VERSION
@@ -82,12 +82,14 @@ class Greeter:
             if wants_tls and not isinstance(connection, ssl.SSLSocket):
                 if not (info.get("tls_required") or info.get("tls_available")):
                     raise Refused("the server does not offer TLS")
+                if held:
+                    raise Refused("the server goes on in the clear where TLS was to begin")
                 connection = self._context.wrap_socket(connection, server_hostname=name)
             connection.sendall(self._connect_line(url, info, wants_tls) + b"PING\r\n")
             while line != b"PONG\r\n":
                 line, held = _read_line(connection, held)
                 if line.startswith(b"-ERR"):
-                    raise Refused(line[4:].decode("utf-8", "replace").strip(" '\r\n"))
+                    raise Refused(printable(line[4:].decode("utf-8", "replace").strip(" '\r\n")))
                 if line == b"PING\r\n":
                     connection.sendall(b"PONG\r\n")
         except BaseException:
@@ -114,7 +116,7 @@ class Greeter:
 
 
 def _read_line(connection: socket.socket, held: bytes) -> tuple[bytes, bytes]:
-    """The next line, and what was read behind it. In front of TLS nothing is read behind it."""
+    """The next line, and what was read behind it."""
     while b"\n" not in held:
         if len(held) > _LINE_BYTES_MAX:
             raise Refused("this is no NATS server")
@@ -129,7 +131,7 @@ def _parse_info(line: bytes) -> dict[str, Any]:
     word, _, text = line.partition(b" ")
     try:
         info = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         info = None
     if word.upper() != b"INFO" or not isinstance(info, dict):
         raise Refused("this is no NATS server")

@@ -22,6 +22,7 @@ cdef class Link:
     cdef unsigned char* _carry
     cdef size_t _carry_len
     cdef size_t _carry_room
+    cdef bint _is_unseen        # it came before this object did
     # What has not left yet
     cdef unsigned char* _out
     cdef size_t _out_start
@@ -60,7 +61,7 @@ cdef class Reader:
     cdef size_t _room
 
     cdef ssize_t fill(self, Link link) except -1
-    cdef ssize_t _fill_decrypted(self, Link link, size_t length) except -1
+    cdef ssize_t _fill_decrypted(self, Link link, size_t length, bint is_unseen) except -1
     cdef ssize_t take(
         self, Link link, size_t at, size_t length, ServerOperation* operation
     ) except -1
@@ -73,4 +74,5 @@ cdef class Watch:
     cdef epoll_event events[256]
 
     cdef int wait(self, int timeout_ms) except -1
+    cdef int doze(self, uint64_t span_ns) except -1
     cdef int watch(self, Py_ssize_t index, uint32_t events) except -1

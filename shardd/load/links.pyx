@@ -12,12 +12,14 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
+from posix.time cimport timespec
+from posix.types cimport time_t
 from posix.unistd cimport close
 
 from shardd.load.system cimport (
     EPOLLIN, EPOLLOUT, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, MSG_DONTWAIT, MSG_NOSIGNAL,
     POLLIN, PR_SET_TIMERSLACK, SECOND_NS, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
-    now_ns, poll, pollfd, prctl, recv, send,
+    now_ns, poll, pollfd, ppoll, prctl, recv, send, smaller,
 )
 from shardd.streaming.client_wire cimport (
     SERVER_ERR, SERVER_PING, SERVER_PONG, ServerOperation, next_server_operation,
@@ -25,6 +27,8 @@ from shardd.streaming.client_wire cimport (
 
 import os
 import ssl
+
+from shardd.errors import printable
 
 
 class LinkError(Exception):
@@ -55,6 +59,7 @@ cdef class Link:
             raise MemoryError
         memcpy(self._carry, PyBytes_AS_STRING(held), len(held))
         self._carry_len = len(held)
+        self._is_unseen = len(held) > 0
 
     def __dealloc__(self):
         free(self._carry)
@@ -129,7 +134,7 @@ cdef class Link:
             self.pongs += 1
         elif operation.verb == SERVER_ERR:
             text = (<const char*>operation.args)[:operation.args_len].decode("utf-8", "replace")
-            text = text.strip("'")
+            text = printable(text.strip("'"))
             raise LinkError(f"{self.name}: the server says: {text}")
 
 
@@ -160,6 +165,8 @@ cdef class Reader:
         cdef size_t length = link._carry_len
         cdef unsigned char* grown
         cdef ssize_t arrived
+        cdef bint is_unseen = link._is_unseen
+        link._is_unseen = False
         if length + RECEIVE_BYTES > self._room:
             grown = <unsigned char*>realloc(self.data, length + RECEIVE_BYTES)
             if grown == NULL:
@@ -167,15 +174,16 @@ cdef class Reader:
             self.data, self._room = grown, length + RECEIVE_BYTES
         memcpy(self.data, link._carry, length)
         if link._tls is not None:
-            return self._fill_decrypted(link, length)
+            return self._fill_decrypted(link, length, is_unseen)
         arrived = recv(link.fd, self.data + length, RECEIVE_BYTES, MSG_DONTWAIT)
         if arrived > 0:
             return <ssize_t>length + arrived
-        if arrived < 0 and (errno == EAGAIN or errno == EINTR):
+        # At the end, too: the next call meets it again.
+        if is_unseen or arrived < 0 and (errno == EAGAIN or errno == EINTR):
             return <ssize_t>length
         raise LinkError(f"{link.name}: the server closed the connection")
 
-    cdef ssize_t _fill_decrypted(self, Link link, size_t length) except -1:
+    cdef ssize_t _fill_decrypted(self, Link link, size_t length, bint is_unseen) except -1:
         cdef unsigned char[::1] view = <unsigned char[:self._room]>self.data
         cdef size_t before = length
         cdef size_t got
@@ -189,7 +197,7 @@ cdef class Reader:
                 got = 0
             length += got
             if got == 0:
-                if length > before:
+                if is_unseen or length > before:
                     break  # the next call meets the end again
                 raise LinkError(f"{link.name}: the server closed the connection")
             if not has_more(link.fd) and not link._tls.pending():
@@ -202,7 +210,7 @@ cdef class Reader:
         """The operation that begins at a place: its length, 0 when it is not whole yet."""
         cdef ssize_t taken = next_server_operation(self.data + at, length - at, operation)
         if taken < 0:
-            excerpt = (<const char*>self.data + at)[:min(96, length - at)]
+            excerpt = (<const char*>self.data + at)[:smaller(96, length - at)]
             raise LinkError(f"{link.name}: no NATS server says {excerpt!r}")
         return taken
 
@@ -264,6 +272,18 @@ cdef class Watch:
             return 0
         return ready
 
+    cdef int doze(self, uint64_t span_ns) except -1:
+        """Wait for events to the nanosecond; how many there are."""
+        cdef pollfd polled
+        cdef timespec span
+        polled.fd = self._epoll
+        polled.events = <short>POLLIN
+        span.tv_sec = <time_t>(span_ns // SECOND_NS)
+        span.tv_nsec = <long>(span_ns % SECOND_NS)
+        with nogil:
+            ppoll(&polled, 1, &span, NULL)
+        return self.wait(0)
+
     cdef int watch(self, Py_ssize_t index, uint32_t events) except -1:
         """Watch one connection for other events."""
         cdef epoll_event event
@@ -285,6 +305,8 @@ def settle(links, double patience_s):
     cdef int ready, i
     for index, each in enumerate(watch.links):
         link = each
+        if link._is_unseen:
+            reader.listen(link)  # what came with the greeting
         link.queue(b"PING\r\n", 6)
         link.pongs = 0
         watch.watch(index, <uint32_t>(EPOLLIN | EPOLLOUT))

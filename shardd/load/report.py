@@ -15,7 +15,10 @@ PERCENTILES: Final = (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One connection's part: from its start to its last message. Bytes are payload with headers."""
+    """One connection's part: from its start to its last message. Bytes are payload with headers.
+
+    What arrives in one read takes no time that could be measured: 0 seconds, and no rate.
+    """
 
     messages: int
     bytes: int
@@ -24,13 +27,18 @@ class Client:
 
     @property
     def seconds(self) -> float:
-        """How long it took, never 0."""
-        return max(self.end_ns - self.start_ns, 1) / 1e9
+        """How long it took."""
+        return (self.end_ns - self.start_ns) / 1e9
 
     @property
     def rate(self) -> float:
-        """Messages per second."""
-        return self.messages / self.seconds
+        """Messages per second; 0 when that is not known."""
+        return self.messages / self.seconds if self.seconds else 0.0
+
+    @property
+    def byte_rate(self) -> float:
+        """Bytes per second; 0 when that is not known."""
+        return self.bytes / self.seconds if self.seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class Side:
         if not busy:
             return 0.0
         start_ns = min(each.start_ns for each in busy)
-        return max(max(each.end_ns for each in busy) - start_ns, 1) / 1e9
+        return (max(each.end_ns for each in busy) - start_ns) / 1e9
 
     @property
     def rate(self) -> float:
@@ -165,7 +173,7 @@ def write_csv(path: Path, report: Report) -> None:
         )
         for side in report.sides:
             for index, each in enumerate(side.clients):
-                rate = [f"{each.rate:.1f}", f"{each.bytes / each.seconds:.1f}"]
+                rate = [f"{each.rate:.1f}", f"{each.byte_rate:.1f}"]
                 row = [side.role, index, each.messages, each.bytes, f"{each.seconds:.9f}", *rate]
                 rows.writerow(row + [""] * len(names))
             total = [f"{side.seconds:.9f}", f"{side.rate:.1f}", f"{side.byte_rate:.1f}"]
@@ -180,15 +188,16 @@ def table(report: Report) -> str:
     heads = ("", "messages", "seconds", "msg/s", "MB/s", "each: min", "avg", "max", "stddev")
     rows: list[tuple[str, ...]] = [heads]
     for side in report.sides:
-        each = [f"{rate:,.0f}" for rate in side.rates()]
+        *each, deviation = side.rates()
         rows.append(
             (
                 f"{side.role} by {len(side.clients)}",
                 f"{side.messages:,}",
                 f"{side.seconds:.3f}",
-                f"{side.rate:,.0f}",
-                f"{side.byte_rate / 1e6:,.1f}",
-                *each,
+                _rate(side.rate),
+                f"{side.byte_rate / 1e6:,.1f}" if side.rate else "-",
+                *map(_rate, each),
+                f"{deviation:,.0f}",
             )
         )
     lines = _aligned(rows)
@@ -205,6 +214,10 @@ def table(report: Report) -> str:
             *((name, *(f"{found[key]:,.1f}" for key in keys)) for name, found in figures),
         ])]  # fmt: skip
     return "\n".join(lines)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value else "-"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -112,7 +112,9 @@ def run(plan: Plan, on_progress: Watch = lambda published, received: None) -> Re
 
 def _check(plan: Plan, info: dict[str, Any]) -> None:
     """Raise LoadError when this server does not take such messages."""
-    payload_max = int(info.get("max_payload") or 0)
+    payload_max = info.get("max_payload")
+    if not isinstance(payload_max, int):
+        payload_max = 0
     if payload_max and plan.publishers and plan.body_bytes > payload_max:
         raise LoadError(
             f"a message of {plan.body_bytes} bytes is more than the server takes ({payload_max})"

@@ -19,5 +19,5 @@ cdef struct Schedule:
 
 cdef uint64_t due(const Schedule* schedule, uint64_t now) noexcept nogil
 cdef uint64_t moment(const Schedule* schedule, uint64_t index) noexcept nogil
-cdef void nap(const Schedule* schedule, uint64_t index) noexcept nogil
+cdef uint64_t span_to(const Schedule* schedule, uint64_t index) noexcept nogil
 cdef int listen_all(object watch, object reader) except -1

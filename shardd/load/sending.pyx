@@ -48,7 +48,7 @@ def flood(
 
     `block` holds so many `frames` of one length, each with `payload_bytes`; the server delivers
     each in `copies` to the subscribing side, and no more than `credit` of those may be on their
-    way at a time.
+    way at a time. Connections that wait for credit get it in turn, a block each.
     """
     cdef const unsigned char* data = <const unsigned char*>PyBytes_AS_STRING(block)
     cdef size_t frame_len = <size_t>PyBytes_GET_SIZE(block) // frames
@@ -65,14 +65,18 @@ def flood(
     cdef uint64_t published = 0
     cdef uint64_t received, count
     cdef size_t taken
-    cdef Py_ssize_t active = len(watch.links)
+    cdef Py_ssize_t connections = len(watch.links)
+    cdef Py_ssize_t active = connections
+    cdef Py_ssize_t first = 0   # whose turn it is
+    cdef Py_ssize_t step, index
     cdef bint has_moved, is_starved
     for each in watch.links:
         (<Link>each).start_ns = start_ns
     while active:
         has_moved = is_starved = False
-        for each in watch.links:
-            link = each
+        for step in range(first, first + connections):
+            index = step % connections
+            link = watch.links[index]
             if link.is_done:
                 continue
             if link.block_left == 0:
@@ -91,9 +95,12 @@ def flood(
                     active -= 1
                     continue
                 count = min(frames, link.quota - link.messages) if link.quota else frames
+                if is_starved:
+                    continue  # another one waits for longer
                 received = page.load(SLOT_RECEIVED)
                 if copies and claimed > received and claimed - received + count * copies > credit:
                     is_starved = True
+                    first = index
                     continue
                 claimed += count * copies
                 link.messages += count
@@ -142,12 +149,12 @@ cdef uint64_t moment(const Schedule* schedule, uint64_t index) noexcept nogil:
     return schedule.start_ns + <uint64_t>(<double>index * schedule.interval_ns)
 
 
-cdef void nap(const Schedule* schedule, uint64_t index) noexcept nogil:
-    """Sleep until a message is due, but no longer than a glance."""
+cdef uint64_t span_to(const Schedule* schedule, uint64_t index) noexcept nogil:
+    """How long to sleep for a message that is due: no longer than a glance."""
     cdef uint64_t now = now_ns()
     cdef uint64_t until = moment(schedule, index)
     cdef uint64_t span = until - now if until > now else 0
-    rest(<long>min(max(span, <uint64_t>NAP_NS), <uint64_t>GLANCE_MS * 1000000))
+    return min(max(span, <uint64_t>NAP_NS), <uint64_t>GLANCE_MS * 1000000)
 
 
 def pace(
@@ -211,7 +218,7 @@ def pace(
             page.check()
             listened_ns = now
         if sent < schedule.total:
-            nap(&schedule, sent)
+            rest(<long>span_to(&schedule, sent))
     now = now_ns()
     for each in watch.links:
         (<Link>each).end_ns = now

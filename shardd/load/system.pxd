@@ -42,6 +42,7 @@ cdef extern from "<poll.h>" nogil:
         short revents
     int POLLIN, POLLOUT
     int poll(pollfd* fds, unsigned long count, int timeout_ms)
+    int ppoll(pollfd* fds, unsigned long count, const timespec* timeout, const void* signals)
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:

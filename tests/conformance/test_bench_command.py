@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from shardd.auth.nkeys import KeyRole
+from tests.conformance.test_operator_mode import APP, USER, configuration
 from tests.support import certificates
 from tests.support.broker import Broker
 from tests.support.fixtures import Serve
+from tests.support.nkeys import KeyPair, user_jwt
 from tests.support.waiting import PATIENCE, wait_until
 
 RUN_S = 30 * PATIENCE
@@ -236,3 +239,65 @@ def test_all_of_it_over_tls(serve: Serve, shape: tuple[str, ...]) -> None:
     found = document(server, "foo", "--pub", "2", "--sub", "2", "--size", "3000", *shape, *trust)
     sides = [each["messages"] for name, each in found.items() if "clients" in (each or ())]
     assert sides == ([100, 100] if "--request" in shape else [3000, 6000])
+
+
+@pytest.mark.slow
+def test_users_who_sign_are_let_in_by_their_seed(serve: Serve, tmp_path: Path) -> None:
+    key, stranger = KeyPair(KeyRole.USER, 41), KeyPair(KeyRole.USER, 42)
+    server = serve(f"{OPEN} authorization {{ users [ {{ nkey: {key.public} }} ] }}")
+    seed = tmp_path / "seed"
+    seed.write_text(f"{key.seed}\n")
+    found = document(
+        server, "foo", "--nkey", str(seed), "--pub", "2", "--sub", "1", "--msgs", "500"
+    )
+    assert found["received"]["messages"] == 500
+    await_traffic(server, in_msgs=500, out_msgs=500)
+    seed.write_text(stranger.seed)
+    refused = failure(run(server, "foo", "--nkey", str(seed)))
+    assert "Authorization Violation" in refused
+    seed.write_text(stranger.public)
+    wrong = failure(run(server, "foo", "--nkey", str(seed)))
+    assert wrong.startswith(f"{seed}: ")
+    assert stranger.public not in wrong
+
+
+@pytest.mark.slow
+def test_users_of_an_operator_are_let_in_by_their_credentials(serve: Serve, tmp_path: Path) -> None:
+    server = serve(OPEN + configuration())
+    file = tmp_path / "user.creds"
+    file.write_text(
+        f"""-----BEGIN NATS USER JWT-----
+{user_jwt(APP, USER)}
+------END NATS USER JWT------
+
+************************* IMPORTANT *************************
+
+-----BEGIN USER NKEY SEED-----
+{USER.seed}
+------END USER NKEY SEED------
+"""
+    )
+    # The account lets two connections in at a time, and one comes first that only looks.
+    found = document(server, "foo", "--creds", str(file), "--pub", "1", "--msgs", "500")
+    assert found["published"]["messages"] == 500
+    await_traffic(server, in_msgs=500)
+    many = failure(run(server, "foo", "--creds", str(file), "--pub", "3"))
+    assert "maximum account active connections exceeded" in many
+
+
+@pytest.mark.slow
+def test_tls_may_come_before_all_else(serve: Serve) -> None:
+    issued, authority = certificates.server(), certificates.authority()
+    files = f"cert_file: '{issued.certificate}', key_file: '{issued.key}'"
+    trust = ("--cacert", str(authority.certificate))
+    server = serve(f"{OPEN} tls {{ {files}, handshake_first: true }}")
+    found = document(
+        server, "foo", "--tls-first", "--msgs", "3000", "--sub", "1", "--pub", "1", *trust
+    )
+    assert found["received"]["messages"] == 3000
+    late = failure(run(server, "foo", "--timeout", "1s", *trust))
+    assert late.startswith("could not connect to 127.0.0.1:")
+    untrusted = failure(run(server, "foo", "--tls-first"))
+    assert "its certificate is not trusted" in untrusted
+    plain = serve(OPEN)
+    assert "tls: " in failure(run(plain, "foo", "--tls-first", *trust))

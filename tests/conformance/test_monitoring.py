@@ -4,6 +4,7 @@ Deliberate differences stand at the top; everything else is the same, in the sam
 """
 
 import json
+import re
 import ssl
 from collections.abc import Iterator
 from typing import Any, Final
@@ -129,6 +130,37 @@ def test_documents_have_the_same_fields_in_the_same_order(
 ) -> None:
     theirs, ours = [document(broker, path) for broker in both]
     assert shape(ours, EXTRA) == shape(theirs, ABSENT)
+
+
+# What tools in Go (nats-top, prometheus-nats-exporter) decode into their types, and end at if it is
+# anything else: numbers with a fraction only in these fields, moments and durations in Go's form.
+FRACTIONS: Final = {"cpu", "cache_hit_rate", "avg_fanout"}
+MOMENTS: Final = {"now", "start", "stop", "last_activity", "config_load_time"}
+MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
+DURATIONS: Final = {"rtt"}
+DURATION: Final = re.compile(r"(\d+h)?(\d+m)?(\d+(\.\d+)?(s|ms|µs|ns))?")
+
+
+@pytest.mark.parametrize("index", [0, 1], ids=["nats-server", "shardd"])
+def test_tools_with_types_can_decode_all(both: tuple[Broker, Broker], index: int) -> None:
+    seen: set[str] = set()
+
+    def check(value: Any, name: str = "") -> None:
+        if isinstance(value, dict):
+            for key, each in value.items():
+                check(each, key)
+        elif isinstance(value, list):
+            for each in value:
+                check(each, name)
+        else:
+            seen.add(name)
+            assert not isinstance(value, float) or name in FRACTIONS, (name, value)
+            assert name not in MOMENTS or MOMENT.fullmatch(value), (name, value)
+            assert name not in DURATIONS or (value and DURATION.fullmatch(value)), (name, value)
+
+    for path in ("varz", "connz?auth=true&subs=1&state=all", "subsz?subs=1", "routez", "accstatz"):
+        check(document(both[index], path))
+    assert seen >= {*FRACTIONS, *MOMENTS, *DURATIONS}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)

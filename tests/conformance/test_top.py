@@ -1,15 +1,19 @@
 """`shardd top` and `shardd server check` against a running server."""
 
+import contextlib
 import json
 import os
 import pty
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
+from shardd.cli.main import main
 from tests.support.broker import Shardd, free_port
 from tests.support.fixtures import Dial
 from tests.support.waiting import PATIENCE
@@ -102,3 +106,53 @@ def test_a_server_that_is_not_there_is_one_line() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("shardd: http://127.0.0.1:")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"INFO {}\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "IncompleteRead"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "not a document"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 100_000, "recursion"),
+        (b"HTTP/1.1 500 No\r\n\r\n{ \x1b", "Expecting"),
+        (b"HTTP/1.1 404 No\r\n\r\n<html>\n\x1b[31m", "404 <html>\\n\\x1b"),
+        (b"", "closed connection"),
+    ],
+)
+def test_what_is_no_monitoring_is_unknown_in_one_line(
+    said: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65_536)
+                        connection.sendall(said)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        try:
+            where = f"127.0.0.1:{listener.getsockname()[1]}"
+            assert main(["server", "check", "-m", where, "--timeout", "20"]) == 3
+            out, err = capsys.readouterr()
+            assert (out[:8], out.count("\n"), err) == ("UNKNOWN ", 1, "")
+            assert why in out
+            assert main(["top", "--once", "-m", where, "--timeout", "20"]) == 1
+            out, err = capsys.readouterr()
+            assert (out, err[:8], err.count("\n")) == ("", "shardd: ", 1)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            answering.join()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("-m", "http://a:b"), ("-m", "http://["), ("--cacert", "/no"), ("--timeout", "x"), ("--no",)],
+)
+def test_what_cannot_be_asked_is_unknown(words: tuple[str, ...]) -> None:
+    assert main(["server", "check", *words]) == 3
+    assert main(["top", "--once", *words]) == 1

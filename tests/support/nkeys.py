@@ -1,6 +1,7 @@
 """Keys and claims for tests: users that sign, accounts and operators that vouch for them."""
 
 import base64
+import binascii
 import json
 from typing import Any
 
@@ -15,6 +16,10 @@ class KeyPair:
     def __init__(self, role: KeyRole, number: int) -> None:
         self._secret = Ed25519PrivateKey.from_private_bytes(number.to_bytes(32, "big"))
         self.public = encode_public_key(self._secret.public_key().public_bytes_raw(), role)
+        # Five bits that it is a seed, eight whose it is, in two bytes.
+        body = bytes((0x90 | role >> 5, (role & 31) << 3)) + self._secret.private_bytes_raw()
+        checksum = binascii.crc_hqx(body, 0).to_bytes(2, "little")
+        self.seed = base64.b32encode(body + checksum).decode().rstrip("=")
 
     def sign(self, text: str, *, is_standard: bool = False) -> str:
         """A signature as clients send it, in URL-safe or in standard base64."""

@@ -20,6 +20,7 @@ from shardd.load.plan import Plan
 from shardd.load.receiving import tally
 from shardd.load.report import Client, Side
 from shardd.load.sending import flood, pace
+from tests.support.waiting import wait_until
 
 PATIENCE_S = 10.0
 IMPATIENCE_S = 0.05
@@ -143,6 +144,29 @@ def test_a_publisher_never_gets_further_ahead_than_its_credit(pair) -> None:
     assert left.recv(1000) == b"abcd" * 10
 
 
+def test_publishers_get_credit_in_turn() -> None:
+    page, count = Page(), 4
+    pairs = [socket.socketpair() for _ in range(count)]
+    publishers = [Link(left, "publisher") for left, _ in pairs]
+    subscribers = [Link(right, "subscriber") for _, right in pairs]
+    block = b"MSG foo 1 0\r\n\r\n" * 4
+    both = [
+        threading.Thread(target=flood, args=(publishers, block, 4, 0, 1, 4, page, 0.0, PATIENCE_S)),
+        threading.Thread(target=tally, args=(subscribers, page, False, False, 0, 0.0, PATIENCE_S)),
+    ]
+    for each in both:
+        each.start()
+    wait_until(lambda: page.published >= 400, "a hundred blocks")
+    page.stop()
+    for each in both:
+        each.join()
+    shares = [each.messages for each in publishers]
+    assert max(shares) - min(shares) <= 4, shares
+    for left, right in pairs:
+        left.close()
+        right.close()
+
+
 def test_a_publisher_hears_what_the_server_refuses(pair) -> None:
     left, right = pair
     left.sendall(b"PING\r\n-ERR 'Permissions Violation for Publish to \"x\"'\r\n")
@@ -199,10 +223,24 @@ def test_answers_are_timed_by_their_subject_whatever_they_hold(pair, rate: float
     latency, lateness = request([link], [frame], [place], 2, Page(), rate, 40, 0.0, PATIENCE_S)
     right.shutdown(socket.SHUT_RDWR)
     answering.join()
-    # Without a schedule there is one under way, and the second answer is known for what it is.
-    assert latency.count >= 40 if rate else latency.count == 40 == link.messages
+    # The second answer is known for what it is.
+    assert latency.count == link.messages == 40
     assert lateness.count == (40 if rate else 0)
     assert latency.max < PATIENCE_S * 1e9
+
+
+def test_an_answer_is_timed_when_it_comes_and_not_when_the_next_request_leaves(pair) -> None:
+    left, right = pair
+    frame, place = Plan("foo", 1, 0, 0).request(0, "i")
+    frame = frame.replace(b" 0\r\n\r\n", b" 2\r\nab\r\n")
+    answering = threading.Thread(target=serve_answers, args=(left, b""))
+    answering.start()
+    latency, _ = request([Link(right, "r")], [frame], [place], 2, Page(), 50.0, 10, 0.0, PATIENCE_S)
+    right.shutdown(socket.SHUT_RDWR)
+    answering.join()
+    # Requests leave 20 ms apart; even where much else runs, one of ten answers comes sooner.
+    assert latency.count == 10
+    assert latency.min < 15_000_000
 
 
 def test_nobody_who_answers_is_reported(pair) -> None:
@@ -231,11 +269,24 @@ def test_percentiles_are_right_within_a_hundredth(values: list[int]) -> None:
         assert exact <= found.percentile(share) <= exact * 1.008 + 1
 
 
+@pytest.mark.parametrize("stamp", [b"0" * 16, b"f" * 16, b"0" * 15 + b"2", b"x" * 16, b"short"])
+def test_answers_that_nobody_asked_for_count_for_nothing(pair, stamp: bytes) -> None:
+    left, right = pair
+    frame, place = Plan("foo", 1, 0, 0).request(0, "i")
+    left.sendall(b"MSG i.%b 1 0\r\n\r\n" % stamp)
+    for rate in (0.0, 1e6):
+        page = Page()
+        with pytest.raises(LinkError, match="0 of 1 requests were answered"):
+            request([Link(right, "r")], [frame], [place], 0, page, rate, 1, 0.0, IMPATIENCE_S)
+
+
 def test_rates_are_over_the_time_of_those_that_did_something() -> None:
     side = Side("published", [Client(30, 300, 0, 10**9), Client(10, 100, 10**9, 2 * 10**9)])
     assert (side.messages, side.seconds, side.rate, side.byte_rate) == (40, 2.0, 20.0, 200.0)
     assert side.rates() == (10.0, 20.0, 30.0, 10.0)
     assert Side("published", [Client(0, 0, 5, 5)]).rate == 0.0
+    # All in one read: nobody knows how fast.
+    assert (Client(9, 9, 5, 5).rate, Side("received", [Client(9, 9, 5, 5)]).rate) == (0.0, 0.0)
 
 
 def test_a_plan_sends_to_all_subjects_in_turn() -> None:
@@ -259,6 +310,14 @@ def test_a_plan_sends_to_all_subjects_in_turn() -> None:
         ("a --size 7 --rate 5", "needs --size 8"),
         ("a --size many", "is not a size"),
         ("a --duration soon", "duration"),
+        ("a --duration 0s", "more than 0"),
+        ("a --duration -5s", "more than 0"),
+        ("a --timeout 0", "more than 0"),
+        ("a --rate nan", '"nan" is not a rate'),
+        ("a --rate inf", '"inf" is not a rate'),
+        ("a --rate fast", '"fast" is not a rate'),
+        ("a --msgs 9999999999999", "--msgs"),
+        ("a --request --pub 1 --rate 1e9 --duration 1h", "no more than 1,000,000,000 requests"),
         ("a -H nothing", "KEY:VALUE"),
         ("a --csv /nowhere/at/all", "No such file"),
         ("a -s http://x", "--server"),
@@ -272,6 +331,56 @@ def test_wrong_options_are_one_line(
 ) -> None:
     monkeypatch.delenv("NATS_URL", raising=False)
     assert main(["bench", *argv.split()]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"shardd: [^\n]*\n", err), err
+    assert why in err
+
+
+# --- greetings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"", "the server closed the connection"),
+        (b"HTTP/1.1 400 Bad Request\r\n", "this is no NATS server"),
+        (b"INFO " + b"[" * 100_000 + b"\r\n", "this is no NATS server"),
+        (b"INFO {}\r\n" + b"x" * 2_000_000, "this is no NATS server"),
+        (b"INFO {}\r\n-ERR 'no \x1b[31m\xff'\r\n", "no \\x1b[31m\ufffd"),
+        (b'INFO {"max_payload": "many"}\r\nPONG\r\n', "the server closed the connection"),
+        (b'INFO {"max_payload": Infinity}\r\nPONG\r\n', "the server closed the connection"),
+        (b'INFO {"max_payload": 100}\r\nPONG\r\n', "more than the server takes (100)"),
+        (b"INFO {}\r\nPONG\r\n-ERR 'no more'\r\n", "the server says: no more"),
+        (b"INFO {}\r\nPONG\r\nMSG a 1 9999999999\r\n", "no NATS server says b'MSG a 1 99999"),
+        (b'INFO {"tls_required": true}\r\nPONG\r\n', "goes on in the clear"),
+    ],
+)
+def test_what_no_server_says_at_first_is_one_line(
+    said: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each connection is told the same and then closed, once the client has spoken."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(OSError):
+                        connection.settimeout(PATIENCE_S)
+                        connection.sendall(said)
+                        connection.shutdown(socket.SHUT_WR)
+                        while connection.recv(65536):
+                            pass
+
+        greeting = threading.Thread(target=greet)
+        greeting.start()
+        try:
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            assert main(["bench", "a", "--pub", "1", "-s", address, "--timeout", "5s"]) == 1
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            greeting.join()
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"shardd: [^\n]*\n", err), err
