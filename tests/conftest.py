@@ -1,13 +1,17 @@
 """What holds for every test: support plugins, the crash sentinel, the long time limit, the seed."""
 
+import logging
 import os
 import random
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from shardd import log
 
 pytest_plugins = [
     "tests.support.fixtures",
@@ -36,6 +40,16 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     cache = getattr(config, "cache", None)  # absent under `-p no:cacheprovider`
     _sentinel_path = Path(cache.mkdir("shardd")) / "running" if cache else None
+
+
+@pytest.fixture(autouse=True)
+def _log_is_put_back() -> Iterator[None]:
+    """Leaves the logging of this process as it was, whoever of the product set it up."""
+    logger = logging.getLogger("shardd")
+    level = logger.level
+    yield
+    log.close()
+    logger.setLevel(level)
 
 
 def pytest_report_header() -> list[str]:

@@ -3,13 +3,14 @@ all of them, whoever is asked, and each tells of its routes."""
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import pytest
 
 from tests.support.broker import NATS_SERVER
 from tests.support.cluster import Hosts
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE, wait_until
 from tests.support.watched import document, shape
 from tests.support.wireclient import WireClient
 
@@ -28,9 +29,28 @@ def hosts() -> Iterator[Hosts]:
         for kind in KINDS:
             hosts.add(kind, more=MORE)
         hosts.settle()
+        for index in range(len(KINDS)):
+            # Routes of the system account are made after those that tell clients of each other.
+            wait_until(partial(all_answer, hosts, index), f"host {index} to reach everybody", 40.0)
         yield hosts
     finally:
         hosts.stop()
+
+
+def all_answer(hosts: Hosts, index: int) -> bool:
+    """Whether all servers answer somebody who asks this one."""
+    with WireClient(hosts[index].host, hosts[index].port) as client:
+        client.connect(user="s", **{"pass": "p"}, headers=True)
+        client.subscribe(b"present", b"1")
+        client.publish(b"$SYS.REQ.SERVER.PING.VARZ", b"", b"present")
+        client.socket.settimeout(2.0 * PATIENCE)
+        try:
+            for _ in KINDS:
+                line = client.expect_line().split()
+                client.read(int(line[-1]) + 2)
+        except AssertionError:
+            return False
+    return True
 
 
 def answers(hosts: Hosts, index: int, subject: bytes, body: bytes = b"") -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ DESCRIPTIONS: Final = {
         "error string 5, sub_close_requests bytes 6, ping_requests bytes 7, ping_interval int32 8, "
         "ping_max_out int32 9, protocol int32 10, public_key bytes 100"
     ),
+    messages.ControlMessage: "kind int32 1, server_id string 2, data bytes 3, reference bytes 4",
     messages.Ping: "conn_id bytes 1",
     messages.PingResponse: "error string 1",
     messages.CloseRequest: "client_id string 1",

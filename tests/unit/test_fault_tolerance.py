@@ -129,6 +129,7 @@ def test_one_that_could_serve_nobody_does_not_try() -> None:
 def test_a_lock_that_cannot_be_tried_is_told_and_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.ERROR, logger="shardd.streaming")
     stage = Stage()
     stage.ring()
     stage.tries.pop()(StoreError("the disk is gone"))
@@ -167,6 +168,7 @@ def test_an_active_one_says_since_when_and_goes_on_saying_it() -> None:
 def test_of_two_active_ones_the_later_one_ends(
     since_ns: int, is_ended: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.ERROR, logger="shardd.streaming")
     stage = Stage()
     stage.activate()
     stage.hear(since_ns)
@@ -183,6 +185,7 @@ def test_of_two_active_ones_the_later_one_ends(
 def test_nobody_gives_way_to_one_whom_the_store_keeps_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.ERROR, logger="shardd.streaming")
     stage = Stage(is_fenced=True)
     stage.activate()
     stage.hear(NOW_NS - 1)

@@ -21,16 +21,6 @@ LINE = re.compile(
 logger = logging.getLogger("shardd.test")
 
 
-@pytest.fixture(autouse=True)
-def _log_is_put_back():
-    """Leaves the logging of this process as it was."""
-    root = logging.getLogger("shardd")
-    level = root.level
-    yield
-    log.close()
-    root.setLevel(level)
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "log"
