@@ -26,7 +26,7 @@ MISSED_S: Final = 1.25
 # All times differ by up to this share, so that servers that were started together do not try
 # together.
 JITTER: Final = 0.1
-# How often the log says that another server has the lock, at first and at last.
+# How often the log says why this server has not the lock, at first and at last.
 _SAID_AGAIN_S_MIN: Final = 1.0
 _SAID_AGAIN_S_MAX: Final = 60.0
 
@@ -113,7 +113,8 @@ class Contender:
         self._timer: Timer | None = None
         self._is_stopped = False
         self._activated_ns = 0  # 0: standing by
-        self._quiet_s = 0.0  # the log has said that another server has the lock
+        self._said = ""  # why this server has not the lock, as the log has it
+        self._quiet_s = 0.0  # for so long it is not said again
         self._said_again_s = _SAID_AGAIN_S_MIN
 
     def start(self) -> None:
@@ -159,16 +160,22 @@ class Contender:
             self._on_active()
             return
         if isinstance(result, StoreError):
-            log.error("STREAM: ft: error attempting to get the store lock: %s", result)
+            text = f"ft: error attempting to get the store lock: {result}"
+            self._say(logging.ERROR, text)
         else:
-            self._say_refused()
+            text = "ft: unable to get store lock at this time, going back to standby"
+            self._say(logging.INFO, text)
         self._wait()
 
-    def _say_refused(self) -> None:
-        """Less and less often: an active server that cannot be heard may stay for long."""
+    def _say(self, level: int, text: str) -> None:
+        """What was said before less and less often: an active server that cannot be heard may stay
+        for long, and a database may be away for long."""
         self._quiet_s -= MISSED_S
+        if text != self._said:
+            self._quiet_s, self._said_again_s = 0.0, _SAID_AGAIN_S_MIN
         if self._quiet_s <= 0:
-            log.info("STREAM: ft: unable to get store lock at this time, going back to standby")
+            log.log(level, "STREAM: %s", text)
+            self._said = text
             self._quiet_s = self._said_again_s
             self._said_again_s = min(2 * self._said_again_s, _SAID_AGAIN_S_MAX)
 

@@ -138,16 +138,22 @@ def test_a_lock_that_cannot_be_tried_is_told_and_tried_again(
     assert stage.waiting == [MISSED_S]
 
 
-def test_refusals_are_told_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
+def test_why_it_stands_by_is_told_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     stage = Stage()
-    for _ in range(200):
-        stage.ring()
-        stage.tries.pop()(False)
-    said = caplog.messages.count(
-        "STREAM: ft: unable to get store lock at this time, going back to standby"
-    )
-    assert 5 <= said <= 12
+    refused = "STREAM: ft: unable to get store lock at this time, going back to standby"
+    for result, text in (
+        (False, refused),
+        (StoreError("gone"), "STREAM: ft: error attempting to get the store lock: gone"),
+        (False, refused),
+    ):
+        caplog.clear()
+        for _ in range(200):
+            stage.ring()
+            stage.tries.pop()(result)
+        assert 5 <= caplog.messages.count(text) <= 12
+        assert set(caplog.messages) == {text}
+        assert caplog.messages[0] == text
 
 
 def test_an_active_one_says_since_when_and_goes_on_saying_it() -> None:
