@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardd.cli.main import main
-from shardd.load.asking import request
+from shardd.load.asking import request, respond
 from shardd.load.histogram import Histogram
 from shardd.load.links import Link, LinkError, settle
 from shardd.load.page import Page
@@ -120,6 +120,42 @@ def test_other_numbers_than_were_published_are_reported(pair, copies: int, why: 
     page.finish()
     with pytest.raises(LinkError, match=why):
         tally([subscriber], page, False, True, 0, 0.0, IMPATIENCE_S)
+
+
+@given(
+    stream=st.lists(
+        st.sampled_from(
+            [
+                *MESSAGES,
+                *(b"PING\r\n", b"PONG\r\n", b"INFO {}\r\n", b"\n", b"\x00", b"MSG ", b"9" * 20),
+                *(b"MSG a 1 18446744073709551615\r\n", b"MSG a 1 1073741824\r\n"),
+                b"MSG i.0000000000000001 1 r 0\r\n\r\n",
+                b"HMSG i.0000000000000001 1 99 16\r\n",
+                b"MSG " + b"s" * 300 + b" 1 r 20\r\n" + b"y" * 20 + b"\r\n",
+            ]
+        )
+        | st.binary(max_size=6),
+        max_size=20,
+    ).map(b"".join),
+    held=st.integers(0, 200),
+    loop=st.sampled_from(["count", "time", "ask", "ask on time", "answer"]),
+)
+@settings(deadline=None, max_examples=150)
+def test_whatever_a_server_says_a_loop_ends(stream: bytes, held: int, loop: str) -> None:
+    """Lengths come from the other side; `make asan` looks where they lead."""
+    left, right = socket.socketpair()
+    with left, right, suppress(LinkError):
+        left.sendall(stream[held:])
+        left.shutdown(socket.SHUT_WR)
+        link = Link(right, "l", stream[:held])
+        if loop.startswith("ask"):
+            frame, place = Plan("foo", 1, 0, 0).request(0, "i")
+            rate = 1e6 if loop == "ask on time" else 0.0
+            request([link], [frame], [place], 0, Page(), rate, 9, 0.0, IMPATIENCE_S)
+        elif loop == "answer":
+            respond([link], Page(), False, 9, 0.0)
+        else:
+            tally([link], Page(), loop == "time", False, 99, 0.0, IMPATIENCE_S)
 
 
 # --- publishing -------------------------------------------------------------------------------
