@@ -119,6 +119,7 @@ def test_a_page_publishes_and_listens(serve: Serve, visit: Visit) -> None:
     assert visit({**scenario, "pass": "no"})["error"] == "AuthorizationError"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_allowed", [True, False], ids=["allowed", "not allowed"])
 def test_a_page_comes_from_where_it_comes_from(
     serve: Serve, visit: Visit, site: Site, is_allowed: bool
@@ -133,6 +134,7 @@ def test_a_page_comes_from_where_it_comes_from(
     assert result == SEEN if is_allowed else "error" in result
 
 
+@pytest.mark.slow
 def test_a_page_of_another_origin_is_refused_where_all_have_to_be_the_same(
     serve: Serve, visit: Visit
 ) -> None:
@@ -141,6 +143,7 @@ def test_a_page_of_another_origin_is_refused_where_all_have_to_be_the_same(
     assert "error" in visit({"servers": f"ws://127.0.0.1:{port}"})
 
 
+@pytest.mark.slow
 def test_a_cookie_of_the_site_proves_who_it_is(serve: Serve, visit: Visit) -> None:
     port = free_port()
     operator, account, user = (
