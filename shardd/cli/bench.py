@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from shardd.cli.commands import DEFAULT_URL, parse_headers
+from shardd.cli.commands import header_option, parse_headers, server_option
 from shardd.errors import ConfigError, ExitCode, printable
 from shardd.values import parse_duration, parse_size
 
@@ -147,9 +147,7 @@ def _login(command: Any) -> Any:
     metavar="N",
     help="Messages a second, each at its time; measures latency.",
 )
-@click.option(
-    "-H", "--header", "headers", multiple=True, metavar="KEY:VALUE", help="A header; repeatable."
-)
+@header_option
 @click.option(
     "--csv",
     "csv_path",
@@ -168,16 +166,7 @@ def _login(command: Any) -> Any:
     metavar="TIME",
     help="How long nothing may happen.",
 )
-@click.option(
-    "-s",
-    "--server",
-    "url",
-    envvar="NATS_URL",
-    default=DEFAULT_URL,
-    show_default=True,
-    show_envvar=True,
-    help="Where the server is; several with commas.",
-)
+@server_option
 @_login
 def command(
     subject: str,

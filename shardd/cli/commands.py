@@ -11,7 +11,7 @@ import click
 
 DEFAULT_URL: Final = "nats://127.0.0.1:4222"
 
-_server = click.option(
+server_option = click.option(
     "-s",
     "--server",
     "url",
@@ -21,7 +21,7 @@ _server = click.option(
     show_envvar=True,
     help="Where the server is; several with commas.",
 )
-_header = click.option(
+header_option = click.option(
     "-H", "--header", "headers", multiple=True, metavar="KEY:VALUE", help="A header; repeatable."
 )
 _count_min_1 = click.IntRange(min=1)
@@ -48,8 +48,8 @@ def _payload(message: str | None) -> bytes:
 @click.command(short_help="Publish a message.")
 @click.argument("subject")
 @click.argument("message", required=False)
-@_server
-@_header
+@server_option
+@header_option
 @click.option("--reply", default="", help="Subject for answers.")
 @click.option("--count", type=_count_min_1, default=1, help="Publish it this often.")
 def pub(
@@ -68,7 +68,7 @@ def pub(
 
 @click.command(short_help="Subscribe and print messages.")
 @click.argument("subject")
-@_server
+@server_option
 @click.option("--queue", default="", help="Be a member of this queue group.")
 @click.option("--count", type=_count_min_1, help="End after so many messages.")
 @click.option("--raw", is_flag=True, help="Print payloads only.")
@@ -80,8 +80,8 @@ def sub(subject: str, url: str, queue: str, count: int | None, raw: bool) -> int
 @click.command(short_help="Send a request and print the answer.")
 @click.argument("subject")
 @click.argument("message", required=False)
-@_server
-@_header
+@server_option
+@header_option
 @click.option(
     "--timeout",
     default=2.0,
@@ -107,7 +107,7 @@ def request(
 @click.command(short_help="Answer requests.")
 @click.argument("subject")
 @click.argument("message", required=False)
-@_server
+@server_option
 @click.option("--queue", default="", help="Be a member of this queue group.")
 @click.option("--echo", is_flag=True, help="Answer with the request's own payload.")
 @click.option("--count", type=_count_min_1, help="End after so many requests.")
